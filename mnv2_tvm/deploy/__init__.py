@@ -1,0 +1,1 @@
+"""From lowered kernels to a shared library and back into a process."""

@@ -1,0 +1,47 @@
+"""The toolchain: TVM's LLVM for kernels, clang and lld from the `ziglang` wheel for the rest."""
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import tvm
+
+from mnv2_tvm.errors import UserError
+from mnv2_tvm.target import Target
+
+_PAGE_BYTES = 16384  # Android 15 and Apple pages; a multiple of every other
+
+
+def write_object(mod: tvm.IRModule, target: Target, path: Path) -> None:
+    """Generate code for lowered functions and write one object file."""
+    module: Any = tvm.get_global_func("target.build.llvm")(mod, target.codegen())
+    module.write_to_file(str(path), "o")
+
+
+def compile_c(source: Path, target: Target, path: Path, *flags: str) -> None:
+    """Compile one C file for the target, position independent, symbols hidden by default."""
+    _run(
+        ["cc", "-c", "-std=c11", "-O2", "-fPIC", "-fvisibility=hidden", "-Wall", "-Werror"]
+        # ubsan is zig's default, and its handlers are not in the library
+        + ["-fno-sanitize=all", "-g0", "-target", target.link.triple, *flags]
+        + [str(source), "-o", str(path)]
+    )
+
+
+def link_shared(objects: list[Path], target: Target, path: Path, *flags: str) -> None:
+    """Link a shared library without any system library in sight."""
+    _run(
+        ["ld.lld", "-m", target.link.emulation, "-shared", "--build-id=none", "--gc-sections"]
+        + ["-z", "noexecstack", "-z", f"max-page-size={_PAGE_BYTES}"]
+        + ["-z", f"common-page-size={_PAGE_BYTES}", "--hash-style=both", "-soname", path.name]
+        + [*flags, *map(str, objects), "-o", str(path)]
+    )
+
+
+def _run(arguments: list[str]) -> None:
+    """Run a tool of the `ziglang` wheel. Raises UserError with the tool's own words."""
+    command = [sys.executable, "-m", "ziglang", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise UserError(f"{arguments[0]} failed:\n{done.stderr.strip()}")

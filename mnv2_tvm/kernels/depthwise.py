@@ -1,0 +1,176 @@
+"""Depthwise 3x3 convolution, padding 1, stride 1 or 2.
+
+    for c in panels of tile_c:              # order "cyx"; "ycx" and "yxc" move it inwards
+      for y in tiles of tile_y:             # tiles at the border are peeled ...
+        for x in tiles of tile_x:
+          acc[tile_y, tile_x, tile_c] = bias[c]                 # registers
+          for each input pixel under the tile:                  # unrolled
+            for each tap that maps it to an output of the tile:
+              acc[output] += input[pixel, c] * w[tap, c]
+          y[...] = relu6(acc)
+
+... so that their taps outside the image are left out when the body is emitted: there is neither
+a padded copy nor a branch inside the taps. Each input vector is loaded once per tile and used
+for up to nine outputs; nine weight vectors stay in registers while c is the outermost loop.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import product
+from typing import Any, Literal, Self
+
+from tvm.script.ir_builder import tirx as T
+
+from mnv2_tvm.kernels.loops import Index, inside, tile_count, tile_loop, window_loop
+from mnv2_tvm.kernels.registers import RegisterTile, load, relu6, unchanged, vectors
+from mnv2_tvm.kernels.schedule import Operands, Schedule
+from mnv2_tvm.layer import Layer
+from mnv2_tvm.target import Target
+
+_MOST_TAPS = 9 * 16  # of one emitted body: larger tiles gain nothing and bloat the code
+
+
+@dataclass(frozen=True)
+class Depthwise(Schedule):
+    """Decisions of the register-tiled depthwise convolution."""
+
+    tile_y: int  # output rows of the register tile
+    tile_x: int  # output columns
+    tile_c: int  # channels, also of a weight panel
+    order: Literal["cyx", "ycx", "yxc"]  # outer loops, outermost first
+
+    @classmethod
+    def space(cls, layer: Layer, target: Target) -> list[Self]:
+        """Tiles whose accumulators fit the register file beside an input and a weight vector."""
+        points = []
+        orders: tuple[Literal["cyx", "ycx", "yxc"], ...] = ("cyx", "ycx", "yxc")
+        columns = [c for c in (1, 2, 3, 4) if (c - 1) * target.vector.lanes < layer.out_channels]
+        rows = range(1, min(4, layer.out_height) + 1)
+        widths = range(1, min(target.vector.registers, layer.out_width) + 1)
+        for tile_y, tile_x, column, order in product(rows, widths, columns, orders):
+            tile_c = min(column * target.vector.lanes, layer.out_channels)
+            point = cls(tile_y, tile_x, tile_c, order)
+            if point.registers(layer, target) > target.vector.registers:
+                continue
+            if tile_y * tile_x * column * 9 > _MOST_TAPS and tile_y * tile_x > 1:
+                continue
+            points.append(point)
+        return points
+
+    @classmethod
+    def default(cls, layer: Layer, target: Target) -> Self:
+        """One vector of channels, all taps' weights in registers, the fewest loads an output."""
+        fitting = [
+            point
+            for point in cls.space(layer, target)
+            if point.tile_c <= target.vector.lanes
+            and point.registers(layer, target) + 8 <= target.vector.registers
+            and point.order == "ycx"
+        ]
+        return min(fitting, key=lambda point: point._loads(layer))
+
+    def _loads(self, layer: Layer) -> float:
+        """Input vectors loaded over all tiles of one channel panel."""
+        window_y = (self.tile_y - 1) * layer.stride + 3
+        window_x = (self.tile_x - 1) * layer.stride + 3
+        tiles = tile_count(layer.out_height, self.tile_y) * tile_count(layer.out_width, self.tile_x)
+        return tiles * window_y * window_x
+
+    def registers(self, layer: Layer, target: Target) -> int:
+        """Accumulators, an input vector and a weight vector."""
+        columns = vectors(self.tile_c, target.vector.lanes)
+        return self.tile_y * self.tile_x * columns + 2
+
+    @property
+    def panel(self) -> int:
+        """Weights are packed by register tile."""
+        return self.tile_c
+
+    def tasks(self, layer: Layer) -> int:
+        """Threads split whichever of rows and channels has more tiles."""
+        return max(self._row_tiles(layer), self._panels(layer))
+
+    def body(self, layer: Layer, target: Target, operands: Operands) -> None:
+        """Emit the nest of the module's docstring."""
+        by_rows = self._row_tiles(layer) >= self._panels(layer)
+        loops: dict[str, Callable[[], Iterator[tuple[Index, int]]]] = {
+            "c": lambda: tile_loop(
+                layer.out_channels,
+                self.tile_c,
+                span=None if by_rows else operands.span,
+                name="c",
+            ),
+            "y": lambda: window_loop(
+                layer.out_height,
+                layer.height,
+                layer.stride,
+                self.tile_y,
+                span=operands.span if by_rows else None,
+                name="y",
+            ),
+            "x": lambda: window_loop(
+                layer.out_width, layer.width, layer.stride, self.tile_x, name="x"
+            ),
+        }
+        outer, middle, inner = self.order
+        with T.serial(layer.batch) as n:
+            for first in loops[outer]():
+                for second in loops[middle]():
+                    for third in loops[inner]():
+                        tile = {outer: first, middle: second, inner: third}
+                        _tile(layer, target, operands, n, tile["y"], tile["x"], tile["c"])
+
+    def _row_tiles(self, layer: Layer) -> int:
+        return tile_count(layer.out_height, self.tile_y)
+
+    def _panels(self, layer: Layer) -> int:
+        return tile_count(layer.out_channels, self.tile_c)
+
+
+def _tile(
+    layer: Layer,
+    target: Target,
+    o: Operands,
+    n: Any,
+    rows: tuple[Index, int],
+    columns: tuple[Index, int],
+    channels: tuple[Index, int],
+) -> None:
+    (y0, tile_y), (x0, tile_x), (c0, tile_c) = rows, columns, channels
+    stride, depth = layer.stride, layer.out_channels
+    acc = RegisterTile(tile_y * tile_x, tile_c, target.vector.lanes)
+    acc.fill(lambda row, j, lanes: load(o.bias, c0 + j, lanes))
+    for dy, dx in product(range((tile_y - 1) * stride + 3), range((tile_x - 1) * stride + 3)):
+        in_y, in_x = y0 * stride + (dy - 1), x0 * stride + (dx - 1)
+        if not (inside(in_y, layer.height) and inside(in_x, layer.width)):
+            continue
+        pixel = ((n * layer.height + in_y) * layer.width + in_x) * depth + c0
+        for i, j, tap in _uses(dy, dx, tile_y, tile_x, stride):
+            acc.accumulate(
+                i * tile_x + j,
+                lambda c, lanes, pixel=pixel, tap=tap: (  # type: ignore[misc]
+                    load(o.x, pixel + c, lanes)
+                    * load(o.weight, c0 * 9 + tap * tile_c + c, lanes)
+                ),
+            )
+    finish = relu6 if layer.epilogue == "relu6" else unchanged
+    acc.store(
+        o.y,
+        lambda row, j: (
+            ((n * layer.out_height + y0 + row // tile_x) * layer.out_width + x0 + row % tile_x)
+            * depth
+            + c0
+            + j
+        ),
+        finish,
+    )
+
+
+def _uses(
+    dy: int, dx: int, tile_y: int, tile_x: int, stride: int
+) -> Iterator[tuple[int, int, int]]:
+    """The outputs (row, column) of the tile that read input (dy, dx) of its window, and the tap."""
+    for ky, kx in product(range(3), range(3)):
+        (i, rest_y), (j, rest_x) = divmod(dy - ky, stride), divmod(dx - kx, stride)
+        if rest_y == rest_x == 0 and 0 <= i < tile_y and 0 <= j < tile_x:
+            yield i, j, ky * 3 + kx

@@ -1,0 +1,98 @@
+"""Loops over tiles, for any extent: full tiles in a loop, border and left-over tiles peeled.
+
+The generators emit TIR loops through TVM's IR builder, so that a kernel reads as its loop nest:
+
+    for y, rows in tile_loop(layer.out_height, tile_y):
+        for x, columns in tile_loop(layer.out_width, tile_x):
+            ...
+
+`rows` is a Python integer, so the body can be unrolled while it is emitted. `y` is a Python
+integer in a peeled tile and a TIR expression inside a loop.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from tvm.script.ir_builder import IRBuilder
+from tvm.script.ir_builder import tirx as T
+
+Index = Any  # a Python int or an integer TIR expression
+
+
+@dataclass(frozen=True)
+class Span:
+    """The part [first, last) of the tiles of one loop that the calling thread does."""
+
+    first: Index
+    last: Index
+
+
+def tile_count(extent: int, tile: int) -> int:
+    """Tiles of `tile` that cover `extent`."""
+    return -(-extent // tile)
+
+
+def tile_loop(
+    extent: int,
+    tile: int,
+    *,
+    peel_first: bool = False,
+    peel_last: bool = False,
+    span: Span | None = None,
+    name: str = "i",
+) -> Iterator[tuple[Index, int]]:
+    """Emit a loop over `extent` in steps of `tile`; yields (start, size) once for each body.
+
+    A left-over tile, and the first and last tile where asked, get a body of their own, in which
+    `start` is a Python int. With `span`, only the tiles of that span run.
+    """
+    count = tile_count(extent, tile)
+    full = extent // tile
+    begin = min(int(peel_first), full)
+    end = full - 1 if peel_last and full == count and full > begin else full
+    if end - begin == 1:  # a loop of one is a peeled tile
+        begin = end
+    for index in range(begin):
+        yield from _peeled(index, index * tile, tile, span)
+    if end > begin:
+        low = begin if span is None else T.max(span.first, T.int32(begin))
+        high = end if span is None else T.min(span.last, T.int32(end))
+        with T.serial(low, high) as index:
+            IRBuilder.name(f"{name}o", index)
+            yield index * tile, tile
+    for index in range(end, count):
+        yield from _peeled(index, index * tile, min(tile, extent - index * tile), span)
+
+
+def window_loop(
+    out_extent: int,
+    in_extent: int,
+    stride: int,
+    tile: int,
+    *,
+    span: Span | None = None,
+    name: str = "i",
+) -> Iterator[tuple[Index, int]]:
+    """`tile_loop` over the outputs of a 3-wide window with padding 1.
+
+    Tiles whose windows reach outside the input are peeled, so that their outer taps can be left
+    out while the body is emitted: see `inside`.
+    """
+    reaches_over = (out_extent - 1) * stride + 1 >= in_extent
+    return tile_loop(out_extent, tile, peel_first=True, peel_last=reaches_over, span=span, name=name)
+
+
+def inside(index: Index, extent: int) -> bool:
+    """Whether an input index may be read. Only peeled tiles, with known indices, can be outside."""
+    return not isinstance(index, int) or 0 <= index < extent
+
+
+def _peeled(
+    index: int, start: int, size: int, span: Span | None
+) -> Iterator[tuple[Index, int]]:
+    if span is None:
+        yield start, size
+        return
+    with T.If(T.And(span.first <= index, index < span.last)), T.Then():
+        yield start, size

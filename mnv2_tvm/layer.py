@@ -1,0 +1,110 @@
+"""A layer: the shape of one kernel call, and the one string that names it everywhere.
+
+`f32-dwconv-3x3s2-112x112x96` is a record's key, a test's id, a row of a profile and what
+`--layer` takes. The input's height x width x channels stand in it; a dense layer adds its output
+channels; a batch above one comes first (`2x112x112x96`). ReLU6 follows unless the name ends in
+`-linear` or `-residual` (linear, plus the block's input).
+"""
+
+import re
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from mnv2_tvm.errors import UserError
+
+Operator = Literal["conv", "dwconv", "pwconv", "avgpool"]
+Epilogue = Literal["relu6", "linear", "residual"]
+
+_WINDOW = {"conv": 3, "dwconv": 3, "pwconv": 1, "avgpool": 1}
+_NAME = re.compile(
+    r"f32-(?P<operator>[a-z]+)(-3x3s(?P<stride>[12]))?-(?P<shape>\d+(x\d+){2,3})"
+    r"(-(?P<out_channels>\d+))?(-(?P<epilogue>linear|residual))?"
+)
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One operator with its epilogue. Input [n, y, x, c], NHWC; 3x3 windows have padding 1."""
+
+    operator: Operator
+    batch: int
+    height: int
+    width: int
+    in_channels: int
+    out_channels: int
+    stride: int = 1
+    epilogue: Epilogue = "relu6"
+
+    @property
+    def out_height(self) -> int:
+        """Output rows."""
+        return 1 if self.operator == "avgpool" else (self.height - 1) // self.stride + 1
+
+    @property
+    def out_width(self) -> int:
+        """Output columns."""
+        return 1 if self.operator == "avgpool" else (self.width - 1) // self.stride + 1
+
+    @property
+    def input_shape(self) -> tuple[int, int, int, int]:
+        """[n, y, x, c]."""
+        return (self.batch, self.height, self.width, self.in_channels)
+
+    @property
+    def output_shape(self) -> tuple[int, int, int, int]:
+        """[n, y, x, c]."""
+        return (self.batch, self.out_height, self.out_width, self.out_channels)
+
+    @property
+    def weight_shape(self) -> tuple[int, int, int] | None:
+        """[taps, in channels of one group, out channels]; None where there are no weights."""
+        if self.operator == "avgpool":
+            return None
+        depth = 1 if self.operator == "dwconv" else self.in_channels
+        return (_WINDOW[self.operator] ** 2, depth, self.out_channels)
+
+    @property
+    def flops(self) -> int:
+        """Two per multiply-add; additions of the bias and the residual do not count."""
+        outputs = self.batch * self.out_height * self.out_width * self.out_channels
+        if self.weight_shape is None:
+            return self.batch * self.height * self.width * self.in_channels
+        return 2 * outputs * self.weight_shape[0] * self.weight_shape[1]
+
+    @property
+    def name(self) -> str:
+        """The layer's one string; `Layer.parse` is its inverse."""
+        shape = (self.height, self.width, self.in_channels)
+        if self.batch > 1:
+            shape = (self.batch, *shape)  # type: ignore[assignment]
+        parts = ["f32", self.operator]
+        if _WINDOW[self.operator] == 3:
+            parts.append(f"3x3s{self.stride}")
+        parts.append("x".join(map(str, shape)))
+        if self.operator in ("conv", "pwconv"):
+            parts.append(str(self.out_channels))
+        if self.epilogue != "relu6" and self.operator != "avgpool":
+            parts.append(self.epilogue)
+        return "-".join(parts)
+
+    @classmethod
+    def parse(cls, name: str) -> "Layer":
+        """The layer that `name` names. Raises UserError if it is no layer's name."""
+        match = _NAME.fullmatch(name)
+        if match is None or match["operator"] not in get_args(Operator):
+            raise UserError(f"'{name}' is not a layer's name (e.g. f32-dwconv-3x3s2-112x112x96)")
+        *batch, height, width, channels = map(int, match["shape"].split("x"))
+        operator = match["operator"]
+        layer = cls(
+            operator=operator,  # type: ignore[arg-type]
+            batch=batch[0] if batch else 1,
+            height=height,
+            width=width,
+            in_channels=channels,
+            out_channels=int(match["out_channels"] or channels),
+            stride=int(match["stride"] or 1),
+            epilogue=match["epilogue"] or ("linear" if operator == "avgpool" else "relu6"),  # type: ignore[arg-type]
+        )
+        if layer.name != name or min(*layer.input_shape, layer.out_channels) < 1:
+            raise UserError(f"'{name}' is not a layer's name (it would read '{layer.name}')")
+        return layer

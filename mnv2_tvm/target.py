@@ -1,0 +1,166 @@
+"""A target: the facts of one machine, read from `targets/NAME.toml`.
+
+Schedules take tile sizes from these facts and never read the target's name.
+"""
+
+import tomllib
+from dataclasses import dataclass, fields
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, TypeVar
+
+import tvm
+
+from mnv2_tvm.data import data_folder
+from mnv2_tvm.errors import UserError
+from mnv2_tvm.host import this_host
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Vector:
+    """The SIMD unit: bytes of a register, how many there are, and what a cycle can do with them."""
+
+    bytes: int
+    registers: int
+    fma_latency: int  # cycles
+    fma_per_cycle: int
+    loads_per_cycle: int
+
+    @property
+    def lanes(self) -> int:
+        """float32 values in a register."""
+        return self.bytes // 4
+
+
+@dataclass(frozen=True)
+class Cache:
+    """Sizes in bytes; L1 and L2 are those of one core."""
+
+    line_bytes: int
+    l1_bytes: int
+    l2_bytes: int
+
+
+@dataclass(frozen=True)
+class HostNeeds:
+    """What a machine must have to run a library of this target."""
+
+    machine: str
+    features: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Link:
+    """The link recipe: clang's triple, lld's emulation, and the ELF machine to expect back."""
+
+    triple: str
+    emulation: str
+    elf_machine: str
+
+
+@dataclass(frozen=True)
+class Target:
+    """One machine, validated. `name` is also its folder in `tuning_logs/`."""
+
+    name: str
+    description: str
+    tvm: MappingProxyType[str, Any]
+    vector: Vector
+    cache: Cache
+    host: HostNeeds
+    link: Link
+
+    @classmethod
+    def load(cls, name: str) -> "Target":
+        """The target `name`, or for an alias such as `x86` the best one that this host can run.
+
+        Raises UserError for an unknown name, broken TOML, or a missing or mistyped key.
+        """
+        table = _read(_file(name))
+        candidates = table.get("best_of")
+        if candidates is None:
+            return _from_table(name, table)
+        targets = [cls.load(candidate) for candidate in candidates]
+        for target in targets:
+            if not target.missing_here():
+                return target
+        needs = "; ".join(f"{t.name} needs {', '.join(t.missing_here())}" for t in targets)
+        raise UserError(
+            f"this host can run none of the targets of '{name}': {needs}. "
+            f"Name the target you build for, e.g. --target {candidates[-1]}"
+        )
+
+    def missing_here(self) -> list[str]:
+        """What this host lacks to run a library of the target; empty if nothing."""
+        return this_host().missing(self.host.machine, self.host.features)
+
+    def codegen(self) -> Any:
+        """TVM's own Target object."""
+        return tvm.target.Target(dict(self.tvm))
+
+
+def target_names() -> list[str]:
+    """All names that `Target.load` knows, sorted."""
+    return sorted(path.stem for path in data_folder("targets").glob("*.toml"))
+
+
+def _file(name: str) -> Path:
+    if name not in target_names():
+        raise UserError(f"unknown target '{name}'; known targets: {', '.join(target_names())}")
+    return data_folder("targets") / f"{name}.toml"
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not valid TOML: {error}") from error
+
+
+def _from_table(name: str, table: dict[str, Any]) -> Target:
+    path = _file(name)
+    _check_keys(path, "", table, {field.name for field in fields(Target)} - {"name"})
+    _check_type(path, "description", table["description"], str)
+    _check_type(path, "tvm", table["tvm"], dict)
+    return Target(
+        name=name,
+        description=table["description"],
+        tvm=MappingProxyType(table["tvm"]),
+        vector=_section(path, "vector", table, Vector),
+        cache=_section(path, "cache", table, Cache),
+        host=_section(path, "host", table, HostNeeds),
+        link=_section(path, "link", table, Link),
+    )
+
+
+def _section(path: Path, key: str, table: dict[str, Any], kind: type[T]) -> T:
+    """One table of the file as the dataclass `kind`, every key present and of its type."""
+    section = table[key]
+    _check_type(path, key, section, dict)
+    types = {field.name: field.type for field in fields(kind)}  # type: ignore[arg-type]
+    _check_keys(path, f"{key}.", section, set(types))
+    values = {}
+    for name, value in section.items():
+        expected = types[name]
+        if expected is int and not (type(value) is int and value > 0):
+            raise UserError(f"{path}: key '{key}.{name}' must be a positive integer, not {value!r}")
+        if expected is str:
+            _check_type(path, f"{key}.{name}", value, str)
+        if isinstance(value, list):
+            value = tuple(str(item) for item in value)
+        values[name] = value
+    return kind(**values)
+
+
+def _check_keys(path: Path, prefix: str, table: dict[str, Any], expected: set[str]) -> None:
+    for key in sorted(expected - table.keys()):
+        raise UserError(f"{path}: key '{prefix}{key}' is missing")
+    for key in sorted(table.keys() - expected):
+        raise UserError(f"{path}: key '{prefix}{key}' is not known here")
+
+
+def _check_type(path: Path, key: str, value: object, kind: type) -> None:
+    if not isinstance(value, kind):
+        raise UserError(f"{path}: key '{key}' must be a {kind.__name__}, not {value!r}")
