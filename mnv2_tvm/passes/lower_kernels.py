@@ -15,18 +15,13 @@ from mnv2_tvm.target import Target
 
 
 def lower_kernels(mod: tvm.IRModule, target: Target) -> tvm.IRModule:
-    """Every PrimFunc of the module with pointers for buffers, private, returning int32 0."""
+    """Every PrimFunc of the module with pointers for buffers, returning int32 0."""
     codegen = target.codegen()
     functions = {
-        name: _with_pointers(function, codegen)
+        name: _with_pointers(name.name_hint, function, codegen)
         for name, function in mod.functions.items()
         if isinstance(function, tirx.PrimFunc)
     }
-    return finish(tvm.IRModule(functions))
-
-
-def finish(mod: tvm.IRModule) -> tvm.IRModule:
-    """The passes between pointer-typed TIR and LLVM."""
     return ir.transform.Sequential(
         [
             tirx.transform.FlattenBuffer(),
@@ -36,11 +31,15 @@ def finish(mod: tvm.IRModule) -> tvm.IRModule:
             tirx.transform.RemoveNoOp(),
             tirx.transform.LowerIntrin(),
         ]
-    )(mod)
+    )(tvm.IRModule(functions))
 
 
-def _with_pointers(function: Any, codegen: Any) -> Any:
-    """The same body behind a C signature: one pointer for each buffer."""
+def _with_pointers(name: str, function: Any, codegen: Any) -> Any:
+    """The same body behind a C signature: one pointer for each buffer.
+
+    The symbol is external, and hidden again by the linker: LLVM would inline a private kernel
+    into its only caller, where `noalias` and the name in a profile are lost.
+    """
     parameters: list[Any] = []
     declared: list[Any] = []
     for parameter in function.params:
@@ -51,5 +50,7 @@ def _with_pointers(function: Any, codegen: Any) -> Any:
         else:
             parameters.append(parameter)
     body = SeqStmt([*declared, function.body, tirx.stmt.Return(tirx.IntImm("int32", 0))])
-    attributes = ir.make_node("ir.DictAttrs", target=codegen, **{"tirx.noalias": True})
+    attributes = ir.make_node(
+        "ir.DictAttrs", target=codegen, global_symbol=name, **{"tirx.noalias": True}
+    )
     return tirx.PrimFunc(parameters, body, ir.PrimType("int32"), attributes)

@@ -1,0 +1,66 @@
+"""The network as a Relax module in NHWC, with its weights as constants."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from tvm import relax
+
+from mnv2_tvm.model.architecture import Architecture, Convolution
+
+Params = Mapping[str, NDArray[np.float32]]
+
+
+def relax_module(architecture: Architecture, params: Params) -> Any:
+    """An IRModule with `main(input: [n, h, w, 3]) -> [n, classes]`, float32.
+
+    `params` is the result of `fold_batch_norm`. Variables bear the name of their convolution.
+    """
+    *convolutions, classifier = architecture.convolutions()
+    builder = relax.BlockBuilder()
+    image = relax.Var("input", relax.TensorType(architecture.input_shape, "float32"))
+    with builder.function("main", [image]):
+        with builder.dataflow():
+            x = block_input = image
+            block = ""
+            for conv in convolutions:
+                if conv.block != block:
+                    block, block_input = conv.block, x
+                x = _emit_convolution(builder, conv, x, params)
+                if conv.residual:
+                    x = builder.emit(relax.op.add(block_input, x), f"{_variable(conv)}_residual")
+            pooled = builder.emit(relax.op.mean(x, [1, 2], keepdims=False), "pooled")  # [n, c]
+            weight = relax.const(_contiguous(params[f"{classifier.name}.weight"], (1, 0)))
+            logits = builder.emit(relax.op.matmul(pooled, weight), _variable(classifier))
+            bias = relax.const(params[f"{classifier.name}.bias"])
+            output = builder.emit_output(relax.op.add(logits, bias))
+        builder.emit_func_output(output)
+    return builder.get()
+
+
+def _emit_convolution(builder: Any, conv: Convolution, x: Any, params: Params) -> Any:
+    weight = params[f"{conv.name}.weight"]  # [o, i, ky, kx]
+    # A depthwise weight is [c, 1, ky, kx]: HWOI keeps the channels beside each other, groups = c.
+    depthwise = conv.kind == "dwconv"
+    axes, layout = ((2, 3, 0, 1), "HWOI") if depthwise else ((2, 3, 1, 0), "HWIO")
+    y = relax.op.nn.conv2d(
+        x,
+        relax.const(_contiguous(weight, axes)),
+        strides=(conv.stride, conv.stride),
+        padding=(conv.kernel // 2,) * 4,
+        groups=conv.groups,
+        data_layout="NHWC",
+        kernel_layout=layout,
+    )
+    y = builder.emit(y, _variable(conv))
+    y = builder.emit(relax.op.add(y, relax.const(params[f"{conv.name}.bias"])))
+    return builder.emit(relax.op.clip(y, 0, 6)) if conv.relu6 else y
+
+
+def _contiguous(array: NDArray[np.float32], axes: tuple[int, ...]) -> NDArray[np.float32]:
+    return np.ascontiguousarray(array.transpose(axes))
+
+
+def _variable(conv: Convolution) -> str:
+    return conv.name.replace(".", "_")

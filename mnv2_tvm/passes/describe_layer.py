@@ -1,0 +1,108 @@
+"""Read a composite function: which layer it is, and which argument plays which part."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from tvm import relax
+
+from mnv2_tvm.errors import UserError
+from mnv2_tvm.layer import Epilogue, Layer
+
+
+@dataclass(frozen=True)
+class Description:
+    """A layer and the positions of its operands among the function's parameters."""
+
+    layer: Layer
+    x: int
+    weight: int | None = None
+    bias: int | None = None
+    residual: int | None = None
+
+
+def describe_layer(function: relax.Function) -> Description:
+    """The layer of a composite function made by `fuse_layers`.
+
+    Raises UserError where attributes (padding, dilation, layout ...) are not those of a kernel.
+    """
+    kind, epilogue = str(function.attrs["Composite"]).split(".")
+    calls = {
+        binding.value.op.name.removeprefix("relax."): binding.value
+        for binding in function.body.blocks[0].bindings
+        if isinstance(binding.value, relax.Call)
+    }
+    position = {parameter: index for index, parameter in enumerate(function.params)}
+    if kind == "pooling":
+        return _pooling(calls["mean"], position)
+    product = calls["nn.conv2d" if kind == "convolution" else "matmul"]
+    x, weight = position[product.args[0]], position[product.args[1]]
+    bias = next(
+        position[parameter]
+        for parameter in function.params
+        if len(parameter.ty.shape) == 1 and position[parameter] != weight
+    )
+    residual = next((i for i in range(len(position)) if i not in (x, weight, bias)), None)
+    if epilogue == "relu6":
+        bounds = [float(bound.value) for bound in calls["clip"].args[1:]]
+        _require(bounds == [0.0, 6.0], f"clip to {bounds}; kernels have ReLU6, [0, 6]")
+    layer = _dense(product) if kind == "dense" else _convolution(product, epilogue)  # type: ignore[arg-type]
+    return Description(layer, x, weight, bias, residual)
+
+
+def weight_taps(layer: Layer, weight: np.ndarray) -> np.ndarray:
+    """HWIO, HWOI (depthwise) or [in, out] weights as [taps, in channels of a group, out]."""
+    assert layer.weight_shape is not None
+    if layer.operator == "dwconv":
+        weight = weight.transpose(0, 1, 3, 2)
+    return weight.reshape(layer.weight_shape)
+
+
+def _shape(expression: Any) -> tuple[int, ...]:
+    return tuple(int(extent) for extent in expression.ty.shape)
+
+
+def _pooling(call: Any, position: dict[Any, int]) -> Description:
+    batch, height, width, channels = _shape(call.args[0])
+    axes = [int(axis) for axis in call.attrs.axis]
+    _require(axes == [1, 2], f"mean over axes {axes}; the kernel has [1, 2] of NHWC")
+    layer = Layer("avgpool", batch, height, width, channels, channels, 1, "linear")
+    return Description(layer, position[call.args[0]])
+
+
+def _dense(call: Any) -> Layer:
+    (batch, depth), (_, channels) = _shape(call.args[0]), _shape(call.args[1])
+    return Layer("pwconv", batch, 1, 1, depth, channels, 1, "linear")
+
+
+def _convolution(call: Any, epilogue: Epilogue) -> Layer:
+    attributes = call.attrs
+    batch, height, width, channels = _shape(call.args[0])
+    window, out_channels = _shape(call.args[1])[0], _shape(call)[-1]
+    groups = int(attributes.groups)
+    padding = [int(edge) for edge in attributes.padding]
+    strides = [int(stride) for stride in attributes.strides]
+    depthwise = groups == channels == out_channels and window == 3
+    layouts = (str(attributes.data_layout), str(attributes.kernel_layout))
+    _require(layouts == ("NHWC", "HWOI" if depthwise else "HWIO"), f"layouts {layouts}")
+    _require(depthwise or groups == 1, f"convolution with {groups} groups")
+    _require(strides[0] == strides[1] and strides[0] in (1, 2), f"strides {strides}")
+    _require(all(int(step) == 1 for step in attributes.dilation), "dilated convolution")
+    _require(padding == [window // 2] * 4, f"{window}x{window} with padding {padding}")
+    _require(window == 3 or (window == 1 and strides == [1, 1]), f"{window}x{window} window")
+    operator = "dwconv" if depthwise else "conv" if window == 3 else "pwconv"
+    return Layer(
+        operator,  # type: ignore[arg-type]
+        batch,
+        height,
+        width,
+        channels,
+        out_channels,
+        strides[0],
+        epilogue,
+    )
+
+
+def _require(holds: bool, what: str) -> None:
+    if not holds:
+        raise UserError(f"no kernel for {what}")

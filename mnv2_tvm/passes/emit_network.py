@@ -1,0 +1,77 @@
+"""One TIR function that runs all steps over raw pointers: the network without a runtime.
+
+    network(input, output, workspace, weights, first, last, thread, threads)
+      for each step in [first, last):
+        kernel(x, weight, bias, residual, share of the tasks, y)
+        mnv2_barrier(threads)
+
+Every thread of a team calls it with its own number and takes its share of each step's tasks, so
+a run costs one hand-over and a barrier a step, and results do not depend on the team's size.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import tvm
+from tvm import ir, tirx
+from tvm.script.ir_builder import IRBuilder
+from tvm.script.ir_builder import tirx as T
+
+from mnv2_tvm.passes.list_steps import Step
+from mnv2_tvm.passes.plan_memory import Plan
+from mnv2_tvm.target import Target
+
+ENTRY = "network"
+_FLOATS = ir.PointerType(ir.PrimType("float32"))
+_INTEGER = ir.PrimType("int32")
+
+
+def emit_network(
+    kernels: tvm.IRModule, steps: tuple[Step, ...], plan: Plan, target: Target
+) -> tvm.IRModule:
+    """The lowered kernels and the function `network` that calls them."""
+    names = {name.name_hint: name for name in kernels.functions}
+    with IRBuilder() as builder:
+        with T.prim_func():
+            T.func_name(ENTRY)
+            T.func_attr({"target": target.codegen(), "global_symbol": ENTRY})
+            T.func_ret(_INTEGER)
+            pointers = {
+                name: T.arg(name, T.handle("float32"))
+                for name in ("input", "output", "workspace", "weights")
+            }
+            bounds = [T.arg(n, T.int32()) for n in ("first", "last", "thread", "threads")]
+            for index, step in enumerate(steps):
+                _emit_step(index, step, names[step.kernel], pointers, plan, bounds)
+            T.add_to_parent(tirx.stmt.Return(T.int32(0)))
+        entry = builder.get()
+    entry = tirx.transform.LowerIntrin()(tvm.IRModule({ENTRY: entry}))
+    return tvm.IRModule({**entry.functions, **kernels.functions})
+
+
+def _emit_step(
+    index: int,
+    step: Step,
+    kernel: Any,
+    pointers: Mapping[str, Any],
+    plan: Plan,
+    bounds: list[Any],
+) -> None:
+    first, last, thread, threads = bounds
+
+    def tensor(name: str) -> Any:
+        if name in pointers:
+            return pointers[name]
+        return _at(pointers["workspace"], plan.offsets[name])
+
+    operands = [tensor(step.x)]
+    operands += [_at(pointers["weights"], offset) for offset in step.weights]
+    operands += [tensor(step.residual)] if step.residual else []
+    share = [T.floordiv(T.int32(step.tasks) * turn, threads) for turn in (thread, thread + 1)]
+    with T.If(T.And(first <= index, index < last)), T.Then():
+        T.evaluate(ir.Call(kernel, [*operands, *share, tensor(step.y)], ret_ty=_INTEGER))
+        T.evaluate(T.call_extern("int32", "mnv2_barrier", threads))
+
+
+def _at(pointer: Any, offset: int) -> Any:
+    return tirx.reinterpret(_FLOATS, T.handle_add_byte_offset(pointer, T.int32(offset)))

@@ -1,0 +1,74 @@
+"""Lay the tensors between the steps into one workspace, so that live ones never overlap."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import prod
+
+from mnv2_tvm.passes.list_steps import Step, aligned
+
+
+@dataclass(frozen=True)
+class Lifetime:
+    """A tensor from the step that writes it to the last that reads it."""
+
+    name: str
+    size: int  # bytes, aligned
+    first: int
+    last: int
+
+    def meets(self, other: "Lifetime") -> bool:
+        """Whether both are live during some step."""
+        return self.first <= other.last and other.first <= self.last
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Byte offset of each tensor in the workspace, and its size."""
+
+    offsets: dict[str, int]
+    workspace_bytes: int
+
+
+def plan_memory(steps: tuple[Step, ...]) -> Plan:
+    """The smallest of several first-fit layouts; each tries another order of the tensors."""
+    tensors = lifetimes(steps)
+    orders: list[Callable[[Lifetime], tuple[int, int]]] = [
+        lambda t: (-t.size, t.first),
+        lambda t: (t.first, -t.size),
+        lambda t: (t.first - t.last, -t.size),
+        lambda t: (-t.size * (t.last - t.first + 1), t.first),
+    ]
+    layouts = [_first_fit(sorted(tensors, key=order)) for order in orders]
+    return min(layouts, key=lambda plan: plan.workspace_bytes)
+
+
+def lifetimes(steps: tuple[Step, ...]) -> list[Lifetime]:
+    """The tensors that live in the workspace: all but the caller's input and output."""
+    written = {step.y: index for index, step in enumerate(steps)}
+    read = {name: i for i, step in enumerate(steps) for name in (step.x, step.residual) if name}
+    return [
+        Lifetime(step.y, aligned(4 * prod(step.layer.output_shape)), written[step.y], read[step.y])
+        for step in steps
+        if step.y != "output"
+    ]
+
+
+def lower_bound(tensors: list[Lifetime]) -> int:
+    """Bytes live during the worst step: no plan needs less."""
+    steps = {tensor.first for tensor in tensors}
+    return max(sum(t.size for t in tensors if t.first <= step <= t.last) for step in steps)
+
+
+def _first_fit(tensors: list[Lifetime]) -> Plan:
+    placed: list[tuple[int, Lifetime]] = []
+    for tensor in tensors:
+        start = 0
+        for offset, other in sorted(placed, key=lambda place: place[0]):
+            if not tensor.meets(other):
+                continue
+            if offset - start >= tensor.size:
+                break
+            start = max(start, offset + other.size)
+        placed.append((start, tensor))
+    offsets = {tensor.name: offset for offset, tensor in placed}
+    return Plan(offsets, max(offset + tensor.size for offset, tensor in placed))

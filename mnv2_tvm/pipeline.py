@@ -1,0 +1,109 @@
+"""The compiler as one visible list of phases; tune, build, bench and show all run this list.
+
+Each phase takes a `Compilation` and returns it with its own part filled in. `dump` writes the
+Relax or TIR of every phase into a folder, to be read.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from mnv2_tvm.kernels import Schedule, schedule_class
+from mnv2_tvm.layer import Layer
+from mnv2_tvm.passes.emit_network import emit_network
+from mnv2_tvm.passes.fuse_layers import fuse_layers
+from mnv2_tvm.passes.list_steps import Step, list_steps
+from mnv2_tvm.passes.lower_kernels import lower_kernels
+from mnv2_tvm.passes.plan_memory import Plan, plan_memory
+from mnv2_tvm.passes.select_kernels import select_kernels
+from mnv2_tvm.target import Target
+
+
+@dataclass(frozen=True)
+class Compilation:
+    """A network on its way from Relax to one function over raw pointers."""
+
+    module: Any  # tvm.IRModule
+    target: Target
+    choose: Callable[[Layer], Schedule]
+    steps: tuple[Step, ...] = ()
+    weights: bytes = b""
+    plan: Plan = Plan({}, 0)  # noqa: RUF009 - frozen, and empty
+
+
+Phase = Callable[[Compilation], Compilation]
+
+
+def _fuse_layers(c: Compilation) -> Compilation:
+    return replace(c, module=fuse_layers(c.module))
+
+
+def _select_kernels(c: Compilation) -> Compilation:
+    return replace(c, module=select_kernels(c.module, c.target, c.choose))
+
+
+def _list_steps(c: Compilation) -> Compilation:
+    steps, weights = list_steps(c.module)
+    return replace(c, steps=steps, weights=weights)
+
+
+def _plan_memory(c: Compilation) -> Compilation:
+    return replace(c, plan=plan_memory(c.steps))
+
+
+def _lower_kernels(c: Compilation) -> Compilation:
+    return replace(c, module=lower_kernels(c.module, c.target))
+
+
+def _emit_network(c: Compilation) -> Compilation:
+    return replace(c, module=emit_network(c.module, c.steps, c.plan, c.target))
+
+
+PHASES: tuple[tuple[str, Phase], ...] = (
+    ("fuse_layers", _fuse_layers),  # Relax operators -> one composite function a layer
+    ("select_kernels", _select_kernels),  # layer -> call_tir of its kernel, weights packed
+    ("list_steps", _list_steps),  # Relax main -> list of kernel calls, one weight blob
+    ("plan_memory", _plan_memory),  # tensor -> offset in the workspace
+    ("lower_kernels", _lower_kernels),  # buffers -> pointers, ready for LLVM
+    ("emit_network", _emit_network),  # steps -> one function that calls the kernels
+)
+
+
+def compile_network(
+    module: Any,
+    target: Target,
+    choose: Callable[[Layer], Schedule],
+    *,
+    dump: Path | None = None,
+) -> Compilation:
+    """Run all phases over a Relax module made by `mnv2_tvm.model.relax_module`.
+
+    `choose` gives the schedule of a layer. Raises UserError for an operator without a kernel.
+    """
+    compilation = Compilation(module, target, choose)
+    for number, (name, phase) in enumerate(PHASES, start=1):
+        compilation = phase(compilation)
+        if dump is not None:
+            dump.mkdir(parents=True, exist_ok=True)
+            text = compilation.module.script(show_meta=False)
+            (dump / f"{number}_{name}.py").write_text(text, encoding="utf-8")
+    return compilation
+
+
+def network_layers(module: Any) -> list[Layer]:
+    """The layers of a Relax module in order, as the pipeline sees them; repeats included."""
+    from mnv2_tvm.passes.describe_layer import describe_layer
+
+    fused = fuse_layers(module)
+    return [
+        describe_layer(fused[binding.value.op]).layer
+        for block in fused["main"].body.blocks
+        for binding in block.bindings
+        if hasattr(binding.value, "op")
+    ]
+
+
+def default_schedule(layer: Layer, target: Target) -> Schedule:
+    """The schedule that the machine's facts alone favour."""
+    return schedule_class(layer).default(layer, target)
