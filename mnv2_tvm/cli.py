@@ -1,0 +1,52 @@
+"""What all verbs share: one console script, errors without a traceback, and common options.
+
+Each verb is a module `mnv2_tvm.VERB` with a plain function of the same name first and
+`main` last; `main` has the command line's types and `python -m mnv2_tvm.VERB` runs it.
+"""
+
+import importlib
+import sys
+from collections.abc import Callable
+from typing import Annotated, Any
+
+import typer
+
+from mnv2_tvm.errors import UserError
+
+VERBS = ("tune", "build", "bench", "run", "show", "doctor", "model")
+
+Target = Annotated[str, typer.Option(help="A file in targets/, without .toml.")]
+Width = Annotated[float, typer.Option(help="Width multiplier, 0.35 to 1.4.")]
+Resolution = Annotated[int, typer.Option(help="Height and width of the image, 32 or more.")]
+Classes = Annotated[int, typer.Option(help="Outputs of the classifier.")]
+Threads = Annotated[int, typer.Option(help="Threads of a run.")]
+Seed = Annotated[int, typer.Option(help="Seed of random weights and inputs.")]
+
+
+def run_verb(main: Callable[..., Any], arguments: list[str] | None = None) -> None:
+    """Run one verb's `main` on the command line; a UserError ends it in one sentence.
+
+    Exit codes: 0 done, 1 a UserError, 2 a wrong option, 130 Ctrl-C.
+    """
+    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+    app.command()(main)
+    try:
+        app(arguments)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)
+
+
+def main() -> None:
+    """The console script: `mnv2-tvm VERB ...` is `python -m mnv2_tvm.VERB ...`."""
+    verb = sys.argv[1] if len(sys.argv) > 1 else "--help"
+    if verb not in VERBS:
+        print(f"usage: mnv2-tvm VERB [OPTIONS]; verbs: {', '.join(VERBS)}", file=sys.stderr)
+        print("mnv2-tvm VERB --help explains one.", file=sys.stderr)
+        sys.exit(0 if verb in ("--help", "-h") else 2)
+    name = "model.__main__" if verb == "model" else verb
+    sys.argv[:2] = [f"mnv2-tvm {verb}"]
+    run_verb(importlib.import_module(f"mnv2_tvm.{name}").main)
