@@ -45,7 +45,10 @@ class Conv3x3(Schedule):
 
     @classmethod
     def default(cls, layer: Layer, target: Target) -> Self:
-        """The fewest loads for the whole layer, among tiles that hide the latency of an FMA."""
+        """The fewest cycles with half the registers as accumulators.
+
+        The other half takes the pixels of a row of taps, which LLVM loads ahead of their use.
+        """
 
         def cycles(point: Self) -> tuple[float, float]:
             columns = vectors(point.tile_n, target.vector.lanes)
@@ -56,7 +59,10 @@ class Conv3x3(Schedule):
             busiest = max(multiply_adds, loads, target.vector.fma_latency)
             return tiles * panels * busiest, tiles * panels * loads
 
-        return min(cls.space(layer, target), key=cycles)
+        half = target.vector.registers // 2
+        lanes = target.vector.lanes
+        small = [p for p in cls.space(layer, target) if p.tile_x * vectors(p.tile_n, lanes) <= half]
+        return min(small, key=cycles)
 
     def registers(self, layer: Layer, target: Target) -> int:
         """Accumulators, a row of weight vectors, and a broadcast pixel."""
