@@ -1,0 +1,154 @@
+"""`python -m mnv2_tvm.build`: compile a network into a folder with one library."""
+
+import tempfile
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from mnv2_tvm import cli
+from mnv2_tvm.deploy.code_size import code_bytes
+from mnv2_tvm.deploy.library import Interface, write_library
+from mnv2_tvm.deploy.loader import LIBRARY
+from mnv2_tvm.deploy.manifest import MANIFEST, Manifest, file_sha256
+from mnv2_tvm.errors import UserError
+from mnv2_tvm.model import Architecture
+from mnv2_tvm.network import SourceNetwork
+from mnv2_tvm.pipeline import Compilation, compile_network
+from mnv2_tvm.search.records import Decisions
+from mnv2_tvm.target import Target
+from mnv2_tvm.versions import versions
+
+
+def build(
+    target: Target,
+    network: SourceNetwork,
+    output: Path,
+    *,
+    threads: int = 1,
+    log_dir: Path | None = None,
+    dump: Path | None = None,
+) -> Manifest:
+    """Write `libmnv2.so`, `mnv2.h` and `manifest.json` to `output`, all of them or none.
+
+    Schedules come from the tuning log of the target, else from the machine's facts. An earlier
+    build in `output` is replaced. Raises UserError where `output` cannot be written or holds
+    something else.
+    """
+    decisions = Decisions.load(target, threads, log_dir)
+    _check_output(output)
+    compilation = compile_network(network.relax(), target, decisions, dump=dump)
+    interface = Interface.of(compilation, threads)
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{output.name}-", dir=output.parent) as name:
+            folder = Path(name) / "new"
+            folder.mkdir()
+            write_library(compilation, interface, folder)
+            manifest = _manifest(compilation, interface, decisions, network, folder)
+            manifest.write(folder)
+            if output.exists():
+                output.rename(Path(name) / "old")
+            folder.rename(output)
+    except OSError as error:
+        raise UserError(f"cannot write to {output}: {error.strerror or error}") from error
+    return manifest
+
+
+def _check_output(output: Path) -> None:
+    """Only an empty folder or an earlier build may be replaced."""
+    if output.exists() and not output.is_dir():
+        raise UserError(f"{output} is a file; give another -o")
+    if output.is_dir() and any(output.iterdir()) and not (output / MANIFEST).is_file():
+        raise UserError(f"{output} is not empty and holds no earlier build; give another -o")
+
+
+def _manifest(
+    compilation: Compilation,
+    interface: Interface,
+    decisions: Decisions,
+    network: SourceNetwork,
+    folder: Path,
+) -> Manifest:
+    target, architecture = compilation.target, network.architecture
+    layers = [step.layer for step in compilation.steps]
+    flops = sum(layer.flops for layer in layers)
+    share = {"tuned": 0.0, "default": 0.0, "fallback": 0.0}
+    for layer in layers:
+        share[decisions.source(layer)] += layer.flops / flops
+    return Manifest(
+        target=target.name,
+        machine=target.host.machine,
+        cpu_features=list(target.host.features),
+        input_shape=list(interface.input_shape),
+        output_shape=list(interface.output_shape),
+        dtype="float32",
+        width=architecture.width,
+        resolution=architecture.resolution,
+        classes=architecture.classes,
+        weights=network.weights,
+        threads=interface.threads,
+        workspace_bytes=interface.workspace_bytes,
+        weight_bytes=len(compilation.weights),
+        code_bytes=code_bytes(folder / LIBRARY),
+        sha256=file_sha256(folder / LIBRARY),
+        versions=versions(),
+        flops=flops,
+        flops_share={source: round(value, 4) for source, value in share.items()},
+        layers=[
+            {
+                "name": layer.name,
+                "flops": layer.flops,
+                "source": decisions.source(layer),
+                "decisions": decisions(layer).to_json(),
+            }
+            for layer in layers
+        ],
+    )
+
+
+def summary(manifest: Manifest, output: Path) -> Table:
+    """What was built, in a few rows."""
+    table = Table.grid(padding=(0, 2))
+    kib = {
+        name: f"{getattr(manifest, f'{name}_bytes') / 1024:.0f} KiB"
+        for name in ("workspace", "weight", "code")
+    }
+    share = ", ".join(f"{value:.0%} {name}" for name, value in manifest.flops_share.items())
+    table.add_row("library", str(output / LIBRARY))
+    table.add_row("target", f"{manifest.target}, {manifest.threads} thread(s)")
+    table.add_row("input", f"{manifest.input_shape} float32, NHWC")
+    table.add_row("output", f"{manifest.output_shape} float32")
+    table.add_row("weights", f"{manifest.weights}, {kib['weight']}")
+    table.add_row("memory", f"workspace {kib['workspace']}, code {kib['code']}")
+    table.add_row("FLOPs on", f"{share} kernels")
+    return table
+
+
+def main(
+    target: cli.Target,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write.")],
+    width: cli.Width = 1.0,
+    resolution: cli.Resolution = 224,
+    classes: cli.Classes = 1000,
+    batch: Annotated[int, typer.Option(help="Images of one run.")] = 1,
+    weights: Annotated[
+        Path | None, typer.Option(help="A .pth or .safetensors file; default: random weights.")
+    ] = None,
+    threads: cli.Threads = 1,
+    seed: cli.Seed = 0,
+    log_dir: Annotated[Path | None, typer.Option(help="Tuning logs; default: shipped.")] = None,
+    dump: Annotated[Path | None, typer.Option(help="Write the IR of each phase here.")] = None,
+) -> None:
+    """Compile MobileNetV2 for a target into libmnv2.so, mnv2.h and manifest.json."""
+    architecture = Architecture(width, resolution, classes, batch)
+    machine = Target.load(target)
+    network = SourceNetwork.make(architecture, weights, seed)
+    manifest = build(machine, network, output, threads=threads, log_dir=log_dir, dump=dump)
+    Console(soft_wrap=True).print(summary(manifest, output))
+
+
+if __name__ == "__main__":
+    cli.run_verb(main)

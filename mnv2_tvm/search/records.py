@@ -1,0 +1,173 @@
+"""Tuning logs of a target: `tuning_logs/TARGET/`.
+
+`records.jsonl` is small and committed: the kept decisions, one line a layer and thread count,
+with the time they took inside the network and where they come from. `measurements.jsonl` is
+every candidate ever measured there; it stays on the machine, and a later search learns from it.
+"""
+
+import json
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+
+from mnv2_tvm.data import data_folder
+from mnv2_tvm.errors import UserError
+from mnv2_tvm.kernels import Schedule, schedule_class
+from mnv2_tvm.layer import Layer
+from mnv2_tvm.search.json_lines import append_line, read_lines, replace_lines
+from mnv2_tvm.target import Target
+
+RECORDS, MEASUREMENTS = "records.jsonl", "measurements.jsonl"
+
+
+@dataclass(frozen=True)
+class Record:
+    """The kept schedule of a layer."""
+
+    layer: Layer
+    threads: int
+    schedule: Schedule
+    median_us: float  # inside the whole network, caches as they are there
+    samples_us: tuple[float, ...]  # 10th, 50th and 90th percentile
+    max_error: float  # largest error over largest reference value, when measured alone
+    provenance: dict[str, str] = field(default_factory=dict)  # cpu, date, versions
+
+    def to_json(self) -> str:
+        """One line."""
+        table = asdict(self) | {
+            "layer": self.layer.name,
+            "schedule": self.schedule.to_json(),
+            "samples_us": list(self.samples_us),
+        }
+        return json.dumps(table)
+
+    @classmethod
+    def from_json(cls, table: dict[str, Any]) -> "Record":
+        """Raises UserError for a line that is no record of this version."""
+        layer, schedule = _layer_and_schedule(table, {field.name for field in fields(cls)})
+        return cls(
+            layer=layer,
+            threads=_number(table, "threads", int),
+            schedule=schedule,
+            median_us=_number(table, "median_us", float),
+            samples_us=tuple(table["samples_us"]),
+            max_error=_number(table, "max_error", float),
+            provenance=dict(table["provenance"]),
+        )
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One candidate measured alone on the device; `failure` says why there is no time."""
+
+    layer: Layer
+    schedule: Schedule
+    median_us: float | None
+    max_error: float | None
+    failure: str | None
+
+    def to_json(self) -> dict[str, Any]:
+        """One line of the log."""
+        return asdict(self) | {"layer": self.layer.name, "schedule": self.schedule.to_json()}
+
+    @classmethod
+    def from_json(cls, table: dict[str, Any]) -> "Measurement":
+        """Raises UserError for a line that is no measurement of this version."""
+        layer, schedule = _layer_and_schedule(table, {field.name for field in fields(cls)})
+        time, error = table["median_us"], table["max_error"]
+        if (time is None) == (table["failure"] is None):
+            raise UserError("a measurement has either a time or a failure")
+        if time is not None:
+            time, error = _number(table, "median_us", float), _number(table, "max_error", float)
+        return cls(layer, schedule, time, error, table["failure"])
+
+
+@dataclass(frozen=True)
+class TuningLog:
+    """The folder of one target's logs."""
+
+    folder: Path
+
+    @classmethod
+    def of(cls, target: Target, log_dir: Path | None = None) -> "TuningLog":
+        """In `log_dir/TARGET`, by default in the shipped `tuning_logs/TARGET`."""
+        return cls((log_dir or data_folder("tuning_logs")) / target.name)
+
+    def open_for_writing(self) -> None:
+        """Make the folder. Raises UserError where it cannot be written to."""
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with (self.folder / MEASUREMENTS).open("ab"):
+                pass
+        except OSError as error:
+            raise UserError(
+                f"cannot write tuning logs to {self.folder}: {error.strerror}; give --log-dir DIR"
+            ) from error
+
+    def records(self) -> list[Record]:
+        """All kept records; corrupt lines are named on stderr and skipped."""
+        return read_lines(self.folder / RECORDS, Record.from_json)[0]
+
+    def keep(self, records: Iterable[Record]) -> None:
+        """Replace the records of the same layers and thread counts, in one step."""
+        path = self.folder / RECORDS
+        with FileLock(f"{path}.lock"):
+            old, corrupt = read_lines(path, Record.from_json)
+            kept = {(record.layer.name, record.threads): record for record in old}
+            kept |= {(record.layer.name, record.threads): record for record in records}
+            lines = [kept[key].to_json() for key in sorted(kept)]
+            replace_lines(path, [*lines, *corrupt])
+
+    def measurements(self) -> list[Measurement]:
+        """Every measurement in the log; corrupt lines are named on stderr and skipped."""
+        return read_lines(self.folder / MEASUREMENTS, Measurement.from_json)[0]
+
+    def append(self, measurement: Measurement) -> None:
+        """Add one measurement at once."""
+        with FileLock(f"{self.folder / MEASUREMENTS}.lock"):
+            append_line(self.folder / MEASUREMENTS, measurement.to_json())
+
+
+@dataclass(frozen=True)
+class Decisions:
+    """Which schedule a layer gets: the tuned one of its target, else the default."""
+
+    target: Target
+    tuned: dict[Layer, Record]
+
+    @classmethod
+    def load(cls, target: Target, threads: int, log_dir: Path | None = None) -> "Decisions":
+        """Records for `threads`, and those for one thread where there is none."""
+        log = TuningLog.of(target, log_dir)
+        if log_dir is not None and not log_dir.is_dir():
+            raise UserError(f"{log_dir} is not a folder of tuning logs")
+        records = [record for record in log.records() if record.threads in (1, threads)]
+        records.sort(key=lambda record: record.threads == threads)
+        return cls(target, {record.layer: record for record in records})
+
+    def __call__(self, layer: Layer) -> Schedule:
+        record = self.tuned.get(layer)
+        return record.schedule if record else schedule_class(layer).default(layer, self.target)
+
+    def source(self, layer: Layer) -> str:
+        """`tuned` or `default`."""
+        return "tuned" if layer in self.tuned else "default"
+
+
+def _layer_and_schedule(table: dict[str, Any], keys: set[str]) -> tuple[Layer, Schedule]:
+    if table.keys() != keys:
+        raise UserError(f"keys {sorted(table)} are not {sorted(keys)}")
+    layer = Layer.parse(str(table["layer"]))
+    if not isinstance(table["schedule"], dict):
+        raise UserError("the schedule is not an object")
+    return layer, schedule_class(layer).from_json(table["schedule"])
+
+
+def _number(table: dict[str, Any], key: str, kind: type) -> Any:
+    value = table[key]
+    if isinstance(value, bool) or not isinstance(value, int | float) or not value >= 0:
+        raise UserError(f"{key} = {value!r} is not a number of 0 or more")
+    return kind(value)
