@@ -28,16 +28,15 @@ def build(
     output: Path,
     *,
     threads: int = 1,
-    log_dir: Path | None = None,
+    decisions: Decisions | None = None,
     dump: Path | None = None,
 ) -> Manifest:
     """Write `libmnv2.so`, `mnv2.h` and `manifest.json` to `output`, all of them or none.
 
-    Schedules come from the tuning log of the target, else from the machine's facts. An earlier
-    build in `output` is replaced. Raises UserError where `output` cannot be written or holds
-    something else.
+    `decisions` are by default those of the shipped tuning log. An earlier build in `output` is
+    replaced. Raises UserError where `output` cannot be written or holds something else.
     """
-    decisions = Decisions.load(target, threads, log_dir)
+    decisions = decisions or Decisions.load(target, threads)
     _check_output(output)
     compilation = compile_network(network.relax(), target, decisions, dump=dump)
     interface = Interface.of(compilation, threads)
@@ -146,7 +145,8 @@ def main(
     architecture = Architecture(width, resolution, classes, batch)
     machine = Target.load(target)
     network = SourceNetwork.make(architecture, weights, seed)
-    manifest = build(machine, network, output, threads=threads, log_dir=log_dir, dump=dump)
+    decisions = Decisions.load(machine, threads, log_dir)
+    manifest = build(machine, network, output, threads=threads, decisions=decisions, dump=dump)
     Console(soft_wrap=True).print(summary(manifest, output))
 
 

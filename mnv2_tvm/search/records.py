@@ -6,7 +6,7 @@ every candidate ever measured there; it stays on the machine, and a later search
 """
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -133,24 +133,24 @@ class TuningLog:
 
 @dataclass(frozen=True)
 class Decisions:
-    """Which schedule a layer gets: the tuned one of its target, else the default."""
+    """Which schedule a layer gets: the tuned one, else the default of the machine's facts."""
 
     target: Target
-    tuned: dict[Layer, Record]
+    tuned: Mapping[Layer, Schedule]
 
     @classmethod
     def load(cls, target: Target, threads: int, log_dir: Path | None = None) -> "Decisions":
-        """Records for `threads`, and those for one thread where there is none."""
-        log = TuningLog.of(target, log_dir)
+        """From the records for `threads`, and those for one thread where there is none."""
         if log_dir is not None and not log_dir.is_dir():
             raise UserError(f"{log_dir} is not a folder of tuning logs")
+        log = TuningLog.of(target, log_dir)
         records = [record for record in log.records() if record.threads in (1, threads)]
         records.sort(key=lambda record: record.threads == threads)
-        return cls(target, {record.layer: record for record in records})
+        return cls(target, {record.layer: record.schedule for record in records})
 
     def __call__(self, layer: Layer) -> Schedule:
-        record = self.tuned.get(layer)
-        return record.schedule if record else schedule_class(layer).default(layer, self.target)
+        tuned = self.tuned.get(layer)
+        return schedule_class(layer).default(layer, self.target) if tuned is None else tuned
 
     def source(self, layer: Layer) -> str:
         """`tuned` or `default`."""

@@ -1,0 +1,160 @@
+"""Worker processes with a deadline for every job.
+
+An over-unrolled candidate can keep LLVM busy for minutes and a wrong one can crash: neither may
+take the search down, so both run in a child that is killed and replaced.
+"""
+
+import multiprocessing
+import os
+import signal
+import tempfile
+import time
+import traceback
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from types import TracebackType
+from typing import Any
+
+_START_S = 60.0  # a fresh child imports TVM before its first job
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why a job has no result: `error` raised, `crash` of the child, or `timeout`."""
+
+    kind: str
+    message: str
+
+    def __str__(self) -> str:
+        return f"{self.kind}: {self.message}"
+
+
+class WorkerPool:
+    """Children that run jobs of one function; `run` yields results as they come."""
+
+    def __init__(self, size: int) -> None:
+        self._workers = [_Worker() for _ in range(size)]
+
+    def run(
+        self, function: Callable[..., Any], jobs: Iterable[tuple[Any, ...]], timeout_s: float
+    ) -> Iterator[tuple[int, Any | Failure]]:
+        """Yield (number of the job, result or Failure) in the order of completion.
+
+        `function` is a module's function and `jobs` are its arguments. Each job has `timeout_s`.
+        """
+        waiting = list(enumerate(jobs))[::-1]
+        idle = list(self._workers)
+        busy: list[_Worker] = []
+        while waiting or busy:
+            while waiting and idle:
+                number, arguments = waiting.pop()
+                worker = idle.pop()
+                worker.start(number, function, arguments, timeout_s)
+                busy.append(worker)
+            for worker in _finished(busy):
+                busy.remove(worker)
+                idle.append(worker)
+                yield worker.number, worker.result()
+
+    def close(self) -> None:
+        """Kill the children."""
+        for worker in self._workers:
+            worker.kill()
+
+    def __enter__(self) -> "WorkerPool":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+class _Worker:
+    """One child and the job it has."""
+
+    def __init__(self) -> None:
+        self._process: Any = None
+        self._connection: Connection[Any, Any] | None = None
+        self._errors: Any = None  # the child's stderr
+        self.number = 0
+        self.deadline = 0.0
+        self._timeout_s = 0.0
+
+    @property
+    def connection(self) -> "Connection[Any, Any]":
+        assert self._connection is not None
+        return self._connection
+
+    def start(
+        self, number: int, function: Callable[..., Any], arguments: tuple[Any, ...], timeout_s: float
+    ) -> None:
+        self.number, self._timeout_s = number, timeout_s
+        self.deadline = time.monotonic() + timeout_s
+        if self._process is None:
+            self._spawn()
+            self.deadline += _START_S
+        self.connection.send((function, arguments))
+
+    def result(self) -> Any | Failure:
+        """The result of the finished, late or dead job; the last two cost the child its life."""
+        if not self.connection.poll():
+            self.kill()
+            return Failure("timeout", f"no answer within {self._timeout_s:.0f} s")
+        try:
+            return self.connection.recv()
+        except (EOFError, ConnectionResetError):
+            self._process.join()
+            code = self._process.exitcode
+            end = signal.Signals(-code).name if code < 0 else f"exit code {code}"
+            words = self._errors.read().decode(errors="replace").strip()
+            self.kill()
+            return Failure("crash", f"the process ended with {end}. {words}".strip())
+
+    def kill(self) -> None:
+        if self._process is not None:
+            self._process.kill()
+            self._process.join()
+            self.connection.close()
+            self._errors.close()
+        self._process = self._connection = None
+
+    def _spawn(self) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._connection, theirs = context.Pipe()
+        self._errors = tempfile.NamedTemporaryFile(prefix="mnv2-worker-")  # noqa: SIM115
+        arguments = (theirs, self._errors.name)
+        self._process = context.Process(target=_serve, args=arguments, daemon=True)
+        self._process.start()
+        theirs.close()
+
+
+def _finished(busy: list[_Worker]) -> list[_Worker]:
+    """Wait until a worker has answered, died, or is late; those that have."""
+    patience = max(0.0, min(worker.deadline for worker in busy) - time.monotonic())
+    ready = wait([worker.connection for worker in busy], patience)
+    now = time.monotonic()
+    return [w for w in busy if w.connection in ready or w.deadline <= now]
+
+
+def _serve(connection: "Connection[Any, Any]", errors: str) -> None:
+    """The child: run jobs until the parent is gone. Ctrl-C is the parent's to handle."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with open(errors, "wb") as file:  # noqa: PTH123
+        os.dup2(file.fileno(), 2)
+    while True:
+        try:
+            function, arguments = connection.recv()
+        except EOFError:
+            return
+        try:
+            answer = function(*arguments)
+        except Exception as error:
+            last = traceback.extract_tb(error.__traceback__)[-1]
+            where = f"{last.name} in {last.filename}:{last.lineno}"
+            answer = Failure("error", f"{type(error).__name__}: {error} ({where})")
+        connection.send(answer)

@@ -1,0 +1,45 @@
+"""A kernel behind TVM's packed calling convention, so that TVM can load and time it alone."""
+
+from typing import Any
+
+import tvm
+from tvm import ir, tirx
+from tvm.script.ir_builder import IRBuilder
+from tvm.script.ir_builder import tirx as T
+
+from mnv2_tvm.passes.lower_kernels import lower_kernels
+from mnv2_tvm.target import Target
+
+ENTRY = "run"
+_KERNEL = "kernel"
+
+
+def packed_kernel(kernel: Any, target: Target) -> tvm.IRModule:
+    """The lowered kernel and `run(x, [weight, bias, [residual]], y)`, which does all its tasks."""
+    lowered = lower_kernels(tvm.IRModule({_KERNEL: kernel}), target)
+    (name,) = lowered.functions
+    # LowerTVMBuiltin is for the entry alone: it would move the kernel's accumulators to the heap.
+    entry = ir.transform.Sequential(
+        [
+            tirx.transform.MakePackedAPI(),
+            tirx.transform.LowerTVMBuiltin(),
+            tirx.transform.LowerIntrin(),
+        ]
+    )(tvm.IRModule({ENTRY: _entry(kernel, name, target)}))
+    return tvm.IRModule({**entry.functions, name: lowered[name]})
+
+
+def _entry(kernel: Any, name: Any, target: Target) -> Any:
+    codegen = tvm.target.Target(dict(target.tvm), host=dict(target.tvm))
+    with IRBuilder() as builder:
+        with T.prim_func():
+            T.func_name(ENTRY)
+            T.func_attr({"target": codegen, "global_symbol": ENTRY})
+            *operands, y = [
+                T.arg(parameter.name, T.buffer(parameter.ty.shape, "float32")).data
+                for parameter in kernel.params
+                if isinstance(parameter.ty, tirx.BufferType)
+            ]
+            span = [T.int32(0), T.int32(int(kernel.attrs["tasks"]))]
+            T.evaluate(ir.Call(name, [*operands, *span, y], ret_ty=ir.PrimType("int32")))
+        return builder.get()

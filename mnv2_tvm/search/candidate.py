@@ -1,0 +1,55 @@
+"""Build one candidate into a library of its own, and measure it: the jobs of the workers."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import tvm
+
+from mnv2_tvm.deploy.link import link_shared, write_object
+from mnv2_tvm.kernels import Schedule
+from mnv2_tvm.layer import Layer
+from mnv2_tvm.network import relative_error
+from mnv2_tvm.passes.packed_entry import ENTRY, packed_kernel
+from mnv2_tvm.search.problem import TOLERANCE, problem
+from mnv2_tvm.target import Target
+
+_SAMPLES = 7
+_SAMPLE_MS = 2  # long against the step of the clock, short against the budget
+
+
+@dataclass(frozen=True)
+class Timing:
+    """What a measured candidate took, and how far it is from the reference."""
+
+    median_us: float | None  # None: the numbers are wrong, so it was not timed
+    max_error: float
+
+
+def build_candidate(layer: Layer, schedule: Schedule, target_name: str, path: Path) -> Path:
+    """Write the candidate's library to `path`."""
+    target = Target.load(target_name)
+    built = path.with_suffix(".o")
+    write_object(packed_kernel(schedule.emit(layer, target), target), target, built)
+    link_shared([built], target, path)
+    built.unlink()
+    return path
+
+
+def measure_candidate(layer: Layer, schedule: Schedule, library: Path) -> Timing:
+    """Check the candidate's numbers, then time it if they are right."""
+    task = problem(layer)
+    module = tvm.runtime.load_module(str(library))
+    device = tvm.cpu()
+    arguments = [tvm.runtime.tensor(a, device) for a in task.arguments(layer, schedule)]
+    # NaN: an output that the kernel leaves unwritten cannot pass for right.
+    y = tvm.runtime.tensor(np.full(layer.output_shape, np.nan, np.float32), device)
+    module[ENTRY](*arguments, y)
+    error = relative_error(y.numpy(), task.reference)
+    if not error <= TOLERANCE:
+        return Timing(None, error)
+    evaluate = module.time_evaluator(
+        ENTRY, device, number=1, repeat=_SAMPLES, min_repeat_ms=_SAMPLE_MS
+    )
+    seconds = evaluate(*arguments, y).results
+    return Timing(median_us=float(np.median(seconds)) * 1e6, max_error=error)

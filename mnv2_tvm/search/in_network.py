@@ -1,0 +1,191 @@
+"""The last pass of the search: near-best candidates inside the whole network.
+
+A layer measured alone finds its operands in the caches; in the network it finds what the layer
+before it left there. So the best few of each layer are built into whole libraries, which run in
+turn, and each layer keeps what was fastest there.
+"""
+
+import tempfile
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from mnv2_tvm.build import build
+from mnv2_tvm.deploy.loader import load
+from mnv2_tvm.device.workers import Failure, WorkerPool
+from mnv2_tvm.errors import UserError
+from mnv2_tvm.kernels import Schedule
+from mnv2_tvm.layer import Layer
+from mnv2_tvm.model import Architecture
+from mnv2_tvm.network import SourceNetwork, relative_error
+from mnv2_tvm.search.layers import LayerSearch
+from mnv2_tvm.search.problem import TOLERANCE
+from mnv2_tvm.search.progress import Progress
+from mnv2_tvm.search.records import Decisions
+from mnv2_tvm.target import Target
+
+RESERVE_S = 60.0  # what this pass takes at most, of the search's budget
+_VARIANTS = 6
+_NEAR = 1.15  # of the best time alone
+_ROUNDS, _RUNS = 12, 12  # each round runs every library this many times
+_TIMEOUT_S = 120.0
+
+Samples = dict[Layer, list[float]]  # microseconds, one for each run; repeats of a layer averaged
+
+
+@dataclass(frozen=True)
+class Kept:
+    """The schedule that a layer keeps, and its times inside the network in microseconds."""
+
+    schedule: Schedule
+    samples_us: tuple[float, float, float]  # 10th, 50th and 90th percentile
+
+
+@dataclass(frozen=True)
+class InNetwork:
+    """The choice of every layer, and the whole network with defaults and with the choice."""
+
+    kept: dict[Layer, Kept]
+    default_ms: float
+    tuned_ms: float
+
+
+def measure_in_network(
+    searches: list[LayerSearch],
+    target: Target,
+    architecture: Architecture,
+    base: Decisions,
+    *,
+    threads: int,
+    seed: int,
+    progress: Progress,
+) -> InNetwork:
+    """Choose for each searched layer among its near-best; other layers follow `base`.
+
+    Raises UserError where no variant could be built and run.
+    """
+    variants = _variants(searches, base)
+    network = (target.name, architecture, seed, threads)
+    with tempfile.TemporaryDirectory(prefix="mnv2-") as name, WorkerPool(2) as workers:
+        folders = _build(variants, network, Path(name), workers, progress)
+        progress.now("measuring the variants inside the network")
+        profiles = _one(workers, profile_libraries, (list(folders.values()), seed))
+        chosen: dict[Layer, Kept] = {}
+        for search in searches:
+            options = {
+                variants[number][search.layer]: profile[search.layer]
+                for number, profile in zip(folders, profiles, strict=True)
+            }
+            schedule = min(options, key=lambda option: float(np.median(options[option])))
+            low, middle, high = np.percentile(options[schedule], (10, 50, 90)).round(3).tolist()
+            chosen[search.layer] = Kept(schedule, (low, middle, high))
+        tuned = {**base.tuned, **{layer: kept.schedule for layer, kept in chosen.items()}}
+        final = _build([{}, tuned], network, Path(name) / "final", workers, progress)
+        default_ms, tuned_ms = _one(workers, time_libraries, (list(final.values()), seed))
+    return InNetwork(chosen, default_ms, tuned_ms)
+
+
+def build_variant(
+    schedules: dict[Layer, Schedule],
+    network: tuple[str, Architecture, int, int],
+    folder: Path,
+) -> Path:
+    """A worker's job: build the network with these schedules; other layers have defaults."""
+    target_name, architecture, seed, threads = network
+    target = Target.load(target_name)
+    source = SourceNetwork.make(architecture, None, seed)
+    build(target, source, folder, threads=threads, decisions=Decisions(target, schedules))
+    return folder
+
+
+def profile_libraries(folders: list[Path], seed: int) -> list[Samples]:
+    """A worker's job: check and run the libraries in turn; the times of each layer of each."""
+    networks = [load(folder) for folder in folders]
+    images = _checked_images(folders[0], networks, seed)
+    samples: list[Samples] = [defaultdict(list) for _ in networks]
+    for _ in range(_ROUNDS):
+        for network, sample in zip(networks, samples, strict=True):
+            for run in range(_RUNS):
+                times: dict[Layer, list[float]] = defaultdict(list)
+                for number, seconds in network.profile(images).items():
+                    layer = Layer.parse(network.manifest.layers[number]["name"])
+                    times[layer].append(seconds * 1e6)
+                if run:  # the first finds another library's data in the caches
+                    for layer, values in times.items():
+                        sample[layer].append(float(np.mean(values)))
+    return [dict(sample) for sample in samples]
+
+
+def time_libraries(folders: list[Path], seed: int) -> list[float]:
+    """A worker's job: median milliseconds of a whole run of each library, in turn."""
+    networks = [load(folder) for folder in folders]
+    images = _checked_images(folders[0], networks, seed)
+    samples: list[list[float]] = [[] for _ in networks]
+    for _ in range(_ROUNDS):
+        for network, sample in zip(networks, samples, strict=True):
+            times = [sum(network.profile(images).values()) for _ in range(_RUNS)]
+            sample.extend(times[1:])
+    return [float(np.median(sample)) * 1e3 for sample in samples]
+
+
+def _checked_images(folder: Path, networks: list, seed: int) -> np.ndarray:  # type: ignore[type-arg]
+    """The input of all runs, after each library gave torch's answer to it."""
+    manifest = networks[0].manifest
+    batch = manifest.input_shape[0]
+    architecture = Architecture(manifest.width, manifest.resolution, manifest.classes, batch)
+    source = SourceNetwork.make(architecture, None, seed)
+    images = source.images(seed)
+    reference = source.reference(images)
+    for network in networks:
+        error = relative_error(network(images), reference)
+        if not error <= TOLERANCE:
+            raise UserError(f"the library in {folder} gives wrong numbers: error {error:.1e}")
+    return images
+
+
+def _variants(searches: list[LayerSearch], base: Decisions) -> list[dict[Layer, Schedule]]:
+    """Whole sets of schedules: variant i takes the i-th best of every layer, while there are."""
+    near = {}
+    for search in searches:
+        schedules = [m.schedule for m in search.near_best(_VARIANTS, _NEAR)]
+        near[search.layer] = schedules or [base(search.layer)]
+    count = max((len(schedules) for schedules in near.values()), default=0)
+    return [
+        {
+            **base.tuned,
+            **{layer: schedules[min(i, len(schedules) - 1)] for layer, schedules in near.items()},
+        }
+        for i in range(count)
+    ]
+
+
+def _build(
+    variants: list[dict[Layer, Schedule]],
+    network: tuple[str, Architecture, int, int],
+    folder: Path,
+    workers: WorkerPool,
+    progress: Progress,
+) -> dict[int, Path]:
+    """Build all variants at once; those that failed are left out and said."""
+    jobs = [(variant, network, folder / str(i)) for i, variant in enumerate(variants)]
+    built: dict[int, Path] = {}
+    failure = None
+    for number, result in workers.run(build_variant, jobs, _TIMEOUT_S):
+        progress.now(f"building variant {len(built) + 1} of {len(jobs)} of the network")
+        if isinstance(result, Failure):
+            failure = result
+            progress.line(f"variant {number} could not be built: {result}")
+        else:
+            built[number] = result
+    if not built:
+        raise UserError(f"no variant of the network could be built: {failure}")
+    return dict(sorted(built.items()))
+
+
+def _one(workers: WorkerPool, function, arguments: tuple):  # type: ignore[no-untyped-def,type-arg]
+    ((_, result),) = workers.run(function, [arguments], _TIMEOUT_S)
+    if isinstance(result, Failure):
+        raise UserError(f"the network could not be measured: {result}")
+    return result

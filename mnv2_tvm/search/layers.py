@@ -1,0 +1,204 @@
+"""The first pass of the search: candidates of each layer, measured alone."""
+
+import itertools
+import random
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from mnv2_tvm.device.workers import Failure, WorkerPool
+from mnv2_tvm.errors import UserError
+from mnv2_tvm.kernels import Schedule, schedule_class
+from mnv2_tvm.layer import Layer
+from mnv2_tvm.search.candidate import Timing, build_candidate, measure_candidate
+from mnv2_tvm.search.cost_model import CostModel
+from mnv2_tvm.search.progress import Progress
+from mnv2_tvm.search.records import Measurement, TuningLog
+from mnv2_tvm.target import Target
+
+_BATCH = 16
+_EXPLORED = 4  # of a batch: drawn at random, where the model may be wrong
+_PATIENCE = 2  # batches without a gain before a layer is done
+_GAIN = 0.995
+_BUILDERS = 2
+_BUILD_TIMEOUT_S = 20.0
+_MEASURE_TIMEOUT_S = 20.0
+
+
+@dataclass
+class LayerSearch:
+    """What is known of one layer so far."""
+
+    layer: Layer
+    space: list[Schedule]
+    default: Schedule
+    times: dict[Schedule, Measurement] = field(default_factory=dict)
+    idle_batches: int = 0
+
+    @property
+    def best(self) -> Measurement | None:
+        """The fastest candidate with right numbers."""
+        timed = [m for m in self.times.values() if m.median_us is not None]
+        return min(timed, key=lambda m: m.median_us or 0.0, default=None)
+
+    @property
+    def best_us(self) -> float:
+        """Its time; infinite if there is none."""
+        return self.best.median_us or 0.0 if self.best else float("inf")
+
+    def unmeasured(self) -> list[Schedule]:
+        """Points of the space that were not tried yet."""
+        return [schedule for schedule in self.space if schedule not in self.times]
+
+    def done(self, trials: int) -> bool:
+        """Nothing more to try, or nothing gained of late."""
+        enough = len(self.times) >= min(trials, len(self.space))
+        return enough or self.idle_batches >= _PATIENCE
+
+    def near_best(self, count: int, factor: float) -> list[Measurement]:
+        """The fastest `count` candidates within `factor` of the best, the best first."""
+        timed = [m for m in self.times.values() if m.median_us is not None]
+        timed.sort(key=lambda m: m.median_us or 0.0)
+        return [m for m in timed if (m.median_us or 0.0) <= factor * self.best_us][:count]
+
+
+def known_layers(layers: list[Layer], target: Target, log: TuningLog) -> list[LayerSearch]:
+    """A search for each distinct layer, with what the log already knows, costliest first."""
+    searches = {}
+    for layer in sorted(set(layers), key=lambda one: -one.flops * layers.count(one)):
+        kernel = schedule_class(layer)
+        searches[layer] = LayerSearch(
+            layer, list(kernel.space(layer, target)), kernel.default(layer, target)
+        )
+    for measurement in log.measurements():
+        search = searches.get(measurement.layer)
+        # What failed for another reason than the candidate itself gets a second chance.
+        again = (measurement.failure or "").startswith("error")
+        if search and measurement.schedule in search.space and not again:
+            search.times[measurement.schedule] = measurement
+    return list(searches.values())
+
+
+@dataclass
+class Tally:
+    """How much a run measured, and how fast."""
+
+    measured: int = 0
+    failed: int = 0
+    seconds: float = 0.0
+    first_failure: str | None = None
+
+
+def search_layers(
+    searches: list[LayerSearch],
+    target: Target,
+    log: TuningLog,
+    *,
+    trials: int,
+    seed: int,
+    reserve_s: float,
+    progress: Progress,
+) -> Tally:
+    """Measure batches, layer after layer, until all are done or the time is up but `reserve_s`.
+
+    Raises UserError with the first failure if there is no time for any layer.
+    """
+    model, draw, tally = CostModel(target, seed), random.Random(seed), Tally()
+    with (
+        tempfile.TemporaryDirectory(prefix="mnv2-") as scratch,
+        WorkerPool(_BUILDERS) as builders,
+        WorkerPool(1) as runner,
+    ):
+        bench = _Bench(target, log, Path(scratch), builders, runner, tally)
+        while active := [s for s in searches if not s.done(trials)]:
+            model.fit([m for search in searches for m in search.times.values()])
+            for search in active:
+                if progress.left_s <= reserve_s:
+                    progress.line("the time budget is used up; the search ends here")
+                    break
+                before = search.best_us
+                room = trials - len(search.times)
+                batch = _propose(search, model, draw)[:room]
+                for count, measurement in enumerate(bench.measure(search.layer, batch), start=1):
+                    search.times[measurement.schedule] = measurement
+                    progress.now(
+                        f"{search.layer.name}: candidate {count} of {len(batch)}, "
+                        f"best {search.best_us:.1f} us"
+                    )
+                gained = search.best_us < before * _GAIN
+                search.idle_batches = 0 if gained else search.idle_batches + 1
+                progress.line(_batch_line(search))
+            else:
+                continue
+            break
+    if not any(search.best for search in searches):
+        raise UserError(f"nothing could be measured; first failure: {tally.first_failure}")
+    return tally
+
+
+def _propose(search: LayerSearch, model: CostModel, draw: random.Random) -> list[Schedule]:
+    """The next batch: the default first, then the model's favourites and a few at random."""
+    fresh = search.unmeasured()
+    draw.shuffle(fresh)
+    batch = [search.default] if search.default in fresh else []
+    ranked = [schedule for schedule in model.rank(search.layer, fresh) if schedule not in batch]
+    batch += ranked[: _BATCH - _EXPLORED - len(batch)]
+    batch += [schedule for schedule in fresh if schedule not in batch][: _BATCH - len(batch)]
+    return batch
+
+
+def _batch_line(search: LayerSearch) -> str:
+    assert search.best is not None or search.times
+    if search.best is None:
+        return f"{search.layer.name:<44} {len(search.times):>4} tried, none right yet"
+    rate = search.layer.flops / search.best_us * 1e-3
+    return (
+        f"{search.layer.name:<44} {len(search.times):>4} tried, best {search.best_us:8.1f} us "
+        f"{rate:5.0f} GFLOP/s  {search.best.schedule}"
+    )
+
+
+@dataclass(frozen=True)
+class _Bench:
+    """Builds and measures a batch; every measurement is in the log before it is yielded."""
+
+    target: Target
+    log: TuningLog
+    scratch: Path
+    builders: WorkerPool
+    runner: WorkerPool
+    tally: Tally
+    numbers: Iterator[int] = field(default_factory=itertools.count)
+
+    def measure(self, layer: Layer, batch: list[Schedule]) -> Iterator[Measurement]:
+        start = time.monotonic()
+        jobs = [
+            # A name of its own: a library of the same name would still be loaded.
+            (layer, schedule, self.target.name, self.scratch / f"{next(self.numbers)}.so")
+            for schedule in batch
+        ]
+        built = []
+        for number, result in self.builders.run(build_candidate, jobs, _BUILD_TIMEOUT_S):
+            if isinstance(result, Failure):
+                yield self._note(layer, batch[number], result)
+            else:
+                built.append((layer, batch[number], result))
+        for number, result in self.runner.run(measure_candidate, built, _MEASURE_TIMEOUT_S):
+            yield self._note(layer, built[number][1], result)
+            built[number][2].unlink()
+        self.tally.seconds += time.monotonic() - start
+
+    def _note(self, layer: Layer, schedule: Schedule, result: Timing | Failure) -> Measurement:
+        if isinstance(result, Timing) and result.median_us is not None:
+            self.tally.measured += 1
+            measurement = Measurement(layer, schedule, result.median_us, result.max_error, None)
+        else:
+            wrong = isinstance(result, Timing)
+            why = f"wrong numbers: relative error {result.max_error:.1e}" if wrong else str(result)
+            self.tally.failed += 1
+            self.tally.first_failure = self.tally.first_failure or f"{layer.name}, {schedule}: {why}"
+            measurement = Measurement(layer, schedule, None, None, why)
+        self.log.append(measurement)
+        return measurement

@@ -1,0 +1,44 @@
+"""What a long search tells its user: a live line on a terminal, plain lines in a log."""
+
+import time
+from types import TracebackType
+
+from rich.console import Console
+from rich.status import Status
+
+
+class Progress:
+    """Layer, candidate, best so far and time left."""
+
+    def __init__(self, console: Console, budget_s: float) -> None:
+        self._console = console
+        self._end = time.monotonic() + budget_s
+        self._live: Status | None = console.status("starting") if console.is_terminal else None
+
+    def __enter__(self) -> "Progress":
+        if self._live:
+            self._live.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._live:
+            self._live.stop()
+
+    @property
+    def left_s(self) -> float:
+        """Seconds of the budget that are left, not below 0."""
+        return max(0.0, self._end - time.monotonic())
+
+    def now(self, text: str) -> None:
+        """What is going on: the live line; nothing in a log."""
+        if self._live:
+            self._live.update(f"{text}, at most {self.left_s:.0f} s left")
+
+    def line(self, text: str) -> None:
+        """Something worth keeping: a line on the terminal and in a log."""
+        self._console.print(text, highlight=False, soft_wrap=True)

@@ -1,0 +1,136 @@
+"""`python -m mnv2_tvm.show`: the schedule of a layer, where it comes from, and its loop nest."""
+
+import re
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from itertools import groupby
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from mnv2_tvm import cli
+from mnv2_tvm.errors import UserError
+from mnv2_tvm.kernels import Schedule
+from mnv2_tvm.layer import Layer
+from mnv2_tvm.model import Architecture
+from mnv2_tvm.network import SourceNetwork
+from mnv2_tvm.pipeline import network_layers
+from mnv2_tvm.search.records import Decisions, Record, TuningLog
+from mnv2_tvm.target import Target
+
+_LINES_SHOWN = 2  # of a run of statements that differ in numbers only
+
+
+@dataclass(frozen=True)
+class Shown:
+    """One layer: its schedule, the record it comes from if there is one, and its budgets."""
+
+    layer: Layer
+    schedule: Schedule
+    record: Record | None
+    registers: int
+    panel_bytes: int  # packed weights that one pass of the innermost loops reads
+    tasks: int
+    loop_nest: str  # TVMScript, runs of alike statements folded
+
+
+def show(
+    layer: Layer, target: Target, *, threads: int = 1, log_dir: Path | None = None
+) -> Shown:
+    """What `build` will run for the layer on the target, and why."""
+    schedule = Decisions.load(target, threads, log_dir)(layer)
+    records = [r for r in TuningLog.of(target, log_dir).records() if r.layer == layer]
+    record = next((r for r in records if r.schedule == schedule), None)
+    taps, depth, _ = layer.weight_shape or (0, 0, 0)
+    return Shown(
+        layer=layer,
+        schedule=schedule,
+        record=record,
+        registers=schedule.registers(layer, target),
+        panel_bytes=4 * taps * depth * schedule.panel,
+        tasks=schedule.tasks(layer),
+        loop_nest=fold(schedule.emit(layer, target).script()),
+    )
+
+
+def fold(script: str) -> str:
+    """The script with all but the first statements of each run of alike ones left out.
+
+    Alike are neighbouring lines that differ in numbers only: an unrolled loop.
+    """
+    folded: list[str] = []
+    for _, group in groupby(script.splitlines(), key=lambda line: re.sub(r"\d+", "#", line)):
+        lines = list(group)
+        folded += lines[:_LINES_SHOWN]
+        if len(lines) > _LINES_SHOWN:
+            indent = re.match(r"\s*", lines[0])
+            assert indent is not None
+            folded.append(f"{indent[0]}# ... {len(lines) - _LINES_SHOWN} more like it")
+    return "\n".join(folded)
+
+
+def _overview(layers: list[Layer], decisions: Decisions, title: str) -> Table:
+    table = Table("layer", "source", "decisions", title=title, box=None, title_justify="left")
+    for layer in dict.fromkeys(layers):
+        table.add_row(layer.name, decisions.source(layer), str(decisions(layer)))
+    return table
+
+
+def _print(shown: Shown, target: Target, console: Console) -> None:
+    vector, cache = target.vector, target.cache
+    record = shown.record
+    origin = "the machine's facts in targets/ (no record)"
+    if record is not None:
+        where = ", ".join(f"{key} {value}" for key, value in record.provenance.items())
+        origin = f"a record: {record.median_us:.1f} us inside the network; {where}"
+    weights = "none"
+    if shown.panel_bytes:
+        weights = (
+            f"{shown.panel_bytes} bytes a panel, {shown.panel_bytes / cache.l1_bytes:.0%} of L1, "
+            f"{shown.panel_bytes / cache.l2_bytes:.0%} of L2"
+        )
+    table = Table.grid(padding=(0, 2))
+    table.add_row("layer", shown.layer.name)
+    table.add_row("target", f"{target.name}: {target.description}")
+    table.add_row("FLOPs", f"{shown.layer.flops}")
+    table.add_row("decisions", str(shown.schedule))
+    table.add_row("from", origin)
+    table.add_row("registers", f"{shown.registers} of {vector.registers}, {vector.bytes} bytes each")
+    table.add_row("weights", weights)
+    table.add_row("threads share", f"{shown.tasks} tasks")
+    console.print(table)
+    console.print()
+    console.print(shown.loop_nest, highlight=False, markup=False)
+
+
+def main(
+    target: cli.Target,
+    layer: Annotated[
+        str | None, typer.Option(help="A layer's name, or a glob for those of the network.")
+    ] = None,
+    width: cli.Width = 1.0,
+    resolution: cli.Resolution = 224,
+    threads: cli.Threads = 1,
+    log_dir: Annotated[Path | None, typer.Option(help="Tuning logs; default: shipped.")] = None,
+) -> None:
+    """Show the schedules of a network's layers, or of one layer with its loop nest."""
+    machine = Target.load(target)
+    console = Console(soft_wrap=True)
+    if layer is not None and not re.search(r"[*?\[]", layer):
+        _print(show(Layer.parse(layer), machine, threads=threads, log_dir=log_dir), machine, console)
+        return
+    network = SourceNetwork.make(Architecture(width, resolution), None, 0)
+    layers = [
+        one for one in network_layers(network.relax()) if fnmatchcase(one.name, layer or "*")
+    ]
+    if not layers:
+        raise UserError(f"no layer matches '{layer}'; leave --layer out to see all")
+    title = f"{width}-{resolution} on {machine.name}"
+    console.print(_overview(layers, Decisions.load(machine, threads, log_dir), title))
+
+
+if __name__ == "__main__":
+    cli.run_verb(main)

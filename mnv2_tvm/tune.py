@@ -1,0 +1,157 @@
+"""`python -m mnv2_tvm.tune`: search the schedules of a network on its target, keep the best."""
+
+import datetime
+import time
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from mnv2_tvm import cli
+from mnv2_tvm.errors import UserError
+from mnv2_tvm.host import this_host
+from mnv2_tvm.model import Architecture
+from mnv2_tvm.network import SourceNetwork
+from mnv2_tvm.pipeline import network_layers
+from mnv2_tvm.search.in_network import RESERVE_S, InNetwork, measure_in_network
+from mnv2_tvm.search.layers import LayerSearch, Tally, known_layers, search_layers
+from mnv2_tvm.search.progress import Progress
+from mnv2_tvm.search.records import Decisions, Record, TuningLog
+from mnv2_tvm.target import Target
+from mnv2_tvm.versions import versions
+
+
+@dataclass(frozen=True)
+class TuneReport:
+    """What a search did and found."""
+
+    records: list[Record]
+    tally: Tally
+    result: InNetwork
+    seconds: float
+
+
+def tune(
+    target: Target,
+    architecture: Architecture,
+    *,
+    threads: int = 1,
+    trials: int = 64,
+    time_budget_s: float = 600.0,
+    layer: str = "*",
+    log_dir: Path | None = None,
+    seed: int = 0,
+    console: Console | None = None,
+) -> TuneReport:
+    """Search the layers whose names match the glob `layer`, at most `trials` points of each.
+
+    Goes on from the measurements in the log, appends each new one at once, and at the end keeps
+    what was fastest inside the whole network. Raises UserError where this host cannot run the
+    target, nothing matches, the log cannot be written, or nothing could be measured.
+    """
+    start = time.monotonic()
+    lacking = target.missing_here()
+    if lacking:
+        raise UserError(f"this host cannot measure {target.name}: it lacks {', '.join(lacking)}")
+    log = TuningLog.of(target, log_dir)
+    log.open_for_writing()
+    layers = network_layers(SourceNetwork.make(architecture, None, seed).relax())
+    wanted = [one for one in layers if fnmatchcase(one.name, layer)]
+    if not wanted:
+        names = "\n  ".join(sorted({one.name for one in layers}))
+        raise UserError(f"no layer matches '{layer}'; the network has\n  {names}")
+    searches = known_layers(wanted, target, log)
+    with Progress(console or Console(stderr=True), time_budget_s) as progress:
+        progress.line(_opening(target, searches, threads, log))
+        tally = search_layers(
+            searches,
+            target,
+            log,
+            trials=trials,
+            seed=seed,
+            reserve_s=min(RESERVE_S, time_budget_s / 2),
+            progress=progress,
+        )
+        base = Decisions.load(target, threads, log_dir)
+        measured = [search for search in searches if search.best]
+        result = measure_in_network(
+            measured, target, architecture, base, threads=threads, seed=seed, progress=progress
+        )
+    records = _records(measured, result, threads)
+    log.keep(records)
+    return TuneReport(records, tally, result, time.monotonic() - start)
+
+
+def _opening(target: Target, searches: list[LayerSearch], threads: int, log: TuningLog) -> str:
+    points = sum(len(search.space) for search in searches)
+    known = sum(len(search.times) for search in searches)
+    return (
+        f"{target.name} on {this_host().cpu}, {threads} thread(s): {len(searches)} layers, "
+        f"{points} points, {known} of them measured before; log in {log.folder}"
+    )
+
+
+def _records(searches: list[LayerSearch], result: InNetwork, threads: int) -> list[Record]:
+    installed = versions()
+    provenance = {
+        "cpu": this_host().cpu,
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        "mnv2-tvm": installed["mnv2-tvm"],
+        "apache-tvm": installed["apache-tvm"],
+    }
+    records = []
+    for search in searches:
+        kept = result.kept[search.layer]
+        alone = search.times.get(kept.schedule)
+        records.append(
+            Record(
+                layer=search.layer,
+                threads=threads,
+                schedule=kept.schedule,
+                median_us=kept.samples_us[1],
+                samples_us=kept.samples_us,
+                max_error=alone.max_error or 0.0 if alone else 0.0,
+                provenance=provenance,
+            )
+        )
+    return records
+
+
+def main(
+    target: cli.Target,
+    width: cli.Width = 1.0,
+    resolution: cli.Resolution = 224,
+    threads: cli.Threads = 1,
+    trials: Annotated[int, typer.Option(min=1, help="Points measured of each layer.")] = 64,
+    time_budget: Annotated[float, typer.Option(min=1, help="Seconds for everything.")] = 600.0,
+    layer: Annotated[str, typer.Option(help="Only layers whose name matches this glob.")] = "*",
+    log_dir: Annotated[Path | None, typer.Option(help="Tuning logs; default: shipped.")] = None,
+    seed: cli.Seed = 0,
+) -> None:
+    """Search the schedules of every layer on this machine and keep the best as records."""
+    machine = Target.load(target)
+    report = tune(
+        machine,
+        Architecture(width, resolution),
+        threads=threads,
+        trials=trials,
+        time_budget_s=time_budget,
+        layer=layer,
+        log_dir=log_dir,
+        seed=seed,
+    )
+    tally, result = report.tally, report.result
+    rate = tally.measured / tally.seconds if tally.seconds else 0.0
+    print(
+        f"{tally.measured} candidates measured ({rate:.1f} a second), {tally.failed} failed; "
+        f"{report.seconds:.0f} s in all"
+    )
+    print(f"whole network: {result.default_ms:.3f} ms by default, {result.tuned_ms:.3f} ms tuned")
+    print(f"{len(report.records)} records kept in {TuningLog.of(machine, log_dir).folder}")
+
+
+if __name__ == "__main__":
+    cli.run_verb(main)
