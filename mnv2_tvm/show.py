@@ -21,7 +21,7 @@ from mnv2_tvm.pipeline import network_layers
 from mnv2_tvm.search.records import Decisions, Record, TuningLog
 from mnv2_tvm.target import Target
 
-_LINES_SHOWN = 2  # of a run of statements that differ in numbers only
+_LINES_SHOWN = 2  # of a run of alike statements
 
 
 @dataclass(frozen=True)
@@ -37,9 +37,7 @@ class Shown:
     loop_nest: str  # TVMScript, runs of alike statements folded
 
 
-def show(
-    layer: Layer, target: Target, *, threads: int = 1, log_dir: Path | None = None
-) -> Shown:
+def show(layer: Layer, target: Target, *, threads: int = 1, log_dir: Path | None = None) -> Shown:
     """What `build` will run for the layer on the target, and why."""
     schedule = Decisions.load(target, threads, log_dir)(layer)
     records = [r for r in TuningLog.of(target, log_dir).records() if r.layer == layer]
@@ -59,10 +57,10 @@ def show(
 def fold(script: str) -> str:
     """The script with all but the first statements of each run of alike ones left out.
 
-    Alike are neighbouring lines that differ in numbers only: an unrolled loop.
+    Alike are neighbouring lines that read and write the same buffers: an unrolled loop.
     """
     folded: list[str] = []
-    for _, group in groupby(script.splitlines(), key=lambda line: re.sub(r"\d+", "#", line)):
+    for _, group in groupby(script.splitlines(), key=_alike):
         lines = list(group)
         folded += lines[:_LINES_SHOWN]
         if len(lines) > _LINES_SHOWN:
@@ -70,6 +68,13 @@ def fold(script: str) -> str:
             assert indent is not None
             folded.append(f"{indent[0]}# ... {len(lines) - _LINES_SHOWN} more like it")
     return "\n".join(folded)
+
+
+def _alike(line: str) -> str:
+    """Indentation and buffers of a store; any other line is like itself only."""
+    buffers = re.findall(r"(\w+)\[", line)
+    store = re.match(r"\s*\w+\[", line)
+    return f"{store[0]} {sorted(set(buffers))}" if store else line
 
 
 def _overview(layers: list[Layer], decisions: Decisions, title: str) -> Table:
@@ -98,7 +103,9 @@ def _print(shown: Shown, target: Target, console: Console) -> None:
     table.add_row("FLOPs", f"{shown.layer.flops}")
     table.add_row("decisions", str(shown.schedule))
     table.add_row("from", origin)
-    table.add_row("registers", f"{shown.registers} of {vector.registers}, {vector.bytes} bytes each")
+    table.add_row(
+        "registers", f"{shown.registers} of {vector.registers}, {vector.bytes} bytes each"
+    )
     table.add_row("weights", weights)
     table.add_row("threads share", f"{shown.tasks} tasks")
     console.print(table)
@@ -120,12 +127,12 @@ def main(
     machine = Target.load(target)
     console = Console(soft_wrap=True)
     if layer is not None and not re.search(r"[*?\[]", layer):
-        _print(show(Layer.parse(layer), machine, threads=threads, log_dir=log_dir), machine, console)
+        _print(
+            show(Layer.parse(layer), machine, threads=threads, log_dir=log_dir), machine, console
+        )
         return
     network = SourceNetwork.make(Architecture(width, resolution), None, 0)
-    layers = [
-        one for one in network_layers(network.relax()) if fnmatchcase(one.name, layer or "*")
-    ]
+    layers = [one for one in network_layers(network.relax()) if fnmatchcase(one.name, layer or "*")]
     if not layers:
         raise UserError(f"no layer matches '{layer}'; leave --layer out to see all")
     title = f"{width}-{resolution} on {machine.name}"

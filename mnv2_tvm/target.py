@@ -53,9 +53,10 @@ class HostNeeds:
 
 @dataclass(frozen=True)
 class Link:
-    """The link recipe: clang's triple, lld's emulation, and the ELF machine to expect back."""
+    """The link recipe: clang's triple and CPU, lld's emulation, the ELF machine to expect back."""
 
     triple: str
+    cpu: str  # as `zig cc -mcpu=` spells it, with underscores
     emulation: str
     elf_machine: str
 

@@ -8,8 +8,8 @@ from pathlib import Path
 from tvm_ffi import libinfo
 
 import mnv2_tvm
-from mnv2_tvm.deploy.loader import HEADER, LIBRARY
 from mnv2_tvm.deploy.link import compile_c, link_shared, write_object
+from mnv2_tvm.deploy.loader import HEADER, LIBRARY
 from mnv2_tvm.errors import UserError
 from mnv2_tvm.pipeline import Compilation
 

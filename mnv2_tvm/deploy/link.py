@@ -21,22 +21,18 @@ def write_object(mod: tvm.IRModule, target: Target, path: Path) -> None:
 
 def compile_c(source: Path, target: Target, path: Path, *flags: str) -> None:
     """Compile one C file for the target, position independent, symbols hidden by default."""
-    _run(
-        ["cc", "-c", "-std=c11", "-O2", "-fPIC", "-fvisibility=hidden", "-Wall", "-Werror"]
-        # ubsan is zig's default, and its handlers are not in the library
-        + ["-fno-sanitize=all", "-g0", "-target", target.link.triple, *flags]
-        + [str(source), "-o", str(path)]
-    )
+    options = "-std=c11 -O2 -g0 -fPIC -fvisibility=hidden -Wall -Werror"
+    # zig turns ubsan on by default, and its handlers are not in the library
+    options += f" -fno-sanitize=all -target {target.link.triple}"
+    _run(["cc", "-c", *options.split(), *flags, str(source), "-o", str(path)])
 
 
 def link_shared(objects: list[Path], target: Target, path: Path, *flags: str) -> None:
     """Link a shared library without any system library in sight."""
-    _run(
-        ["ld.lld", "-m", target.link.emulation, "-shared", "--build-id=none", "--gc-sections"]
-        + ["-z", "noexecstack", "-z", f"max-page-size={_PAGE_BYTES}"]
-        + ["-z", f"common-page-size={_PAGE_BYTES}", "--hash-style=both", "-soname", path.name]
-        + [*flags, *map(str, objects), "-o", str(path)]
-    )
+    options = f"-m {target.link.emulation} -shared --build-id=none --gc-sections --hash-style=both"
+    options += f" -z noexecstack -z max-page-size={_PAGE_BYTES} -z common-page-size={_PAGE_BYTES}"
+    names = ["-soname", path.name, *flags, *map(str, objects), "-o", str(path)]
+    _run(["ld.lld", *options.split(), *names])
 
 
 def _run(arguments: list[str]) -> None:

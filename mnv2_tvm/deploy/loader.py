@@ -46,7 +46,7 @@ class Network:
         self.set_threads(self.manifest.threads if threads is None else threads)
 
     def __call__(self, images: Floats) -> Floats:
-        """Logits [m, classes] of images [m, y, x, 3]. Raises UserError for another shape or type."""
+        """Logits [m, classes] of images [m, y, x, 3]. Raises UserError for another shape."""
         self._check(images)
         batch = self.input_shape[0]
         outputs = np.empty((len(images), self.output_shape[1]), np.float32)
@@ -62,9 +62,7 @@ class Network:
 
     def run(self, images: Floats, result: Floats) -> None:
         """One call of `mnv2_run` on contiguous arrays of exactly the library's shapes."""
-        _check_code(
-            self._library.mnv2_run(images.ctypes.data, result.ctypes.data, self._workspace)
-        )
+        _check_code(self._library.mnv2_run(images.ctypes.data, result.ctypes.data, self._workspace))
 
     def profile(self, images: Floats) -> dict[int, float]:
         """Run once and return the seconds of each layer by its number."""

@@ -81,10 +81,12 @@ class Conv3x3(Schedule):
     def body(self, layer: Layer, target: Target, operands: Operands) -> None:
         """Emit the nest of the module's docstring."""
         height, width, stride, span = layer.height, layer.width, layer.stride, operands.span
-        with T.serial(layer.batch) as n:
+        for n, _ in tile_loop(layer.batch, 1, name="n"):
             for y, _ in window_loop(layer.out_height, height, stride, 1, span=span, name="y"):
                 for c, tile_n in tile_loop(layer.out_channels, self.tile_n, name="n"):
-                    for x, tile_x in window_loop(layer.out_width, width, stride, self.tile_x, name="x"):
+                    for x, tile_x in window_loop(
+                        layer.out_width, width, stride, self.tile_x, name="x"
+                    ):
                         _tile(layer, target, operands, n, y, (x, tile_x), (c, tile_n))
 
 

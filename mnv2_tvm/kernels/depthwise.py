@@ -19,8 +19,6 @@ from dataclasses import dataclass
 from itertools import product
 from typing import Any, Literal, Self
 
-from tvm.script.ir_builder import tirx as T
-
 from mnv2_tvm.kernels.loops import Index, inside, tile_count, tile_loop, window_loop
 from mnv2_tvm.kernels.registers import RegisterTile, load, relu6, unchanged, vectors
 from mnv2_tvm.kernels.schedule import Operands, Schedule
@@ -113,7 +111,7 @@ class Depthwise(Schedule):
             ),
         }
         outer, middle, inner = self.order
-        with T.serial(layer.batch) as n:
+        for n, _ in tile_loop(layer.batch, 1, name="n"):
             for first in loops[outer]():
                 for second in loops[middle]():
                     for third in loops[inner]():
@@ -149,8 +147,7 @@ def _tile(
             acc.accumulate(
                 i * tile_x + j,
                 lambda c, lanes, pixel=pixel, tap=tap: (  # type: ignore[misc]
-                    load(o.x, pixel + c, lanes)
-                    * load(o.weight, c0 * 9 + tap * tile_c + c, lanes)
+                    load(o.x, pixel + c, lanes) * load(o.weight, c0 * 9 + tap * tile_c + c, lanes)
                 ),
             )
     finish = relu6 if layer.epilogue == "relu6" else unchanged

@@ -59,7 +59,7 @@ def tile_loop(
         low = begin if span is None else T.max(span.first, T.int32(begin))
         high = end if span is None else T.min(span.last, T.int32(end))
         with T.serial(low, high) as index:
-            IRBuilder.name(f"{name}o", index)
+            IRBuilder.name(name if tile == 1 else f"{name}o", index)
             yield index * tile, tile
     for index in range(end, count):
         yield from _peeled(index, index * tile, min(tile, extent - index * tile), span)
@@ -80,7 +80,9 @@ def window_loop(
     out while the body is emitted: see `inside`.
     """
     reaches_over = (out_extent - 1) * stride + 1 >= in_extent
-    return tile_loop(out_extent, tile, peel_first=True, peel_last=reaches_over, span=span, name=name)
+    return tile_loop(
+        out_extent, tile, peel_first=True, peel_last=reaches_over, span=span, name=name
+    )
 
 
 def inside(index: Index, extent: int) -> bool:
@@ -88,9 +90,7 @@ def inside(index: Index, extent: int) -> bool:
     return not isinstance(index, int) or 0 <= index < extent
 
 
-def _peeled(
-    index: int, start: int, size: int, span: Span | None
-) -> Iterator[tuple[Index, int]]:
+def _peeled(index: int, start: int, size: int, span: Span | None) -> Iterator[tuple[Index, int]]:
     if span is None:
         yield start, size
         return

@@ -15,8 +15,6 @@ from dataclasses import dataclass
 from itertools import product
 from typing import Literal, Self
 
-from tvm.script.ir_builder import tirx as T
-
 from mnv2_tvm.kernels.loops import Index, tile_count, tile_loop
 from mnv2_tvm.kernels.registers import RegisterTile, load, relu6, unchanged, vectors
 from mnv2_tvm.kernels.schedule import Operands, Schedule
@@ -51,7 +49,7 @@ class Pointwise(Schedule):
             if tile_n == layer.out_channels:
                 break
         orders: tuple[Literal["nm", "mn"], ...] = ("nm", "mn")
-        unrolls = [unroll for unroll in (1, 2, 4) if layer.in_channels % unroll == 0]
+        unrolls = [unroll for unroll in (1, 2, 4) if unroll <= layer.in_channels]
         return [
             cls(point.tile_m, point.tile_n, order, unroll)
             for point, order, unroll in product(points, orders, unrolls)
@@ -109,18 +107,27 @@ class Pointwise(Schedule):
                     self._tile(layer, target, operands, m, tile_m, n, tile_n)
 
     def _tile(
-        self, layer: Layer, target: Target, o: Operands, m: Index, tile_m: int, n: Index, tile_n: int
+        self,
+        layer: Layer,
+        target: Target,
+        o: Operands,
+        m: Index,
+        tile_m: int,
+        n: Index,
+        tile_n: int,
     ) -> None:
         depth, channels = layer.in_channels, layer.out_channels
         acc = RegisterTile(tile_m, tile_n, target.vector.lanes)
         acc.fill(
-            lambda i, j, lanes: load(o.bias, n + j, lanes)
-            if o.residual is None
-            else load(o.bias, n + j, lanes) + load(o.residual, (m + i) * channels + n + j, lanes)
+            lambda i, j, lanes: (
+                load(o.bias, n + j, lanes)
+                if o.residual is None
+                else load(o.bias, n + j, lanes)
+                + load(o.residual, (m + i) * channels + n + j, lanes)
+            )
         )
-        with T.serial(depth // self.unroll_k) as step:
-            for part in range(self.unroll_k):
-                k = step * self.unroll_k + part
+        for first, steps in tile_loop(depth, self.unroll_k, name="k"):
+            for k in (first + part for part in range(steps)):
                 acc.multiply_add(
                     lambda i, k=k: o.x[(m + i) * depth + k],  # type: ignore[misc]
                     lambda j, lanes, k=k: load(o.weight, n * depth + k * tile_n + j, lanes),  # type: ignore[misc]

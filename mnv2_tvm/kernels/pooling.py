@@ -1,10 +1,10 @@
 """Global average pooling.
 
-    for c in panels of tile_c:
-      acc[tile_c] = 0                                           # registers
-      for each pixel:
-        acc[j] += x[pixel, c + j]
-      y[c] = acc / pixels
+for c in panels of tile_c:
+  acc[tile_c] = 0                                           # registers
+  for each pixel:
+    acc[j] += x[pixel, c + j]
+  y[c] = acc / pixels
 """
 
 from dataclasses import dataclass
@@ -54,15 +54,15 @@ class AveragePool(Schedule):
         """Emit the nest of the module's docstring."""
         pixels, depth = layer.height * layer.width, layer.in_channels
         x = operands.x
-        with T.serial(layer.batch) as n:
+        for n, _ in tile_loop(layer.batch, 1, name="n"):
             for c, tile_c in tile_loop(depth, self.tile_c, span=operands.span, name="c"):
                 acc = RegisterTile(1, tile_c, target.vector.lanes)
                 acc.fill(lambda row, j, lanes: broadcast(T.float32(0), lanes))
-                with T.serial(pixels) as pixel:
+                for pixel, _ in tile_loop(pixels, 1, name="pixel"):
                     start = (n * pixels + pixel) * depth + c
                     acc.accumulate(0, lambda j, lanes, at=start: load(x, at + j, lanes))  # type: ignore[misc]
                 acc.store(
                     operands.y,
-                    lambda row, j, c=c: n * depth + c + j,  # type: ignore[misc]
+                    lambda row, j, start=n * depth + c: start + j,  # type: ignore[misc]
                     lambda sum_, lanes: sum_ * broadcast(T.float32(1 / pixels), lanes),
                 )

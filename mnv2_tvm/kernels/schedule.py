@@ -126,7 +126,6 @@ def _declare(name: str, shape: tuple[int, ...]) -> Callable[[], Any]:
     """Declare a parameter; the result makes its flat view, after all parameters stand."""
     parameter = T.arg(name, T.buffer(shape, "float32"))
 
-
     def view() -> Any:
         flat = T.decl_buffer((prod(shape),), "float32", data=parameter.data)
         IRBuilder.name(f"{name}_flat", flat)

@@ -195,10 +195,13 @@ class _Bench:
             self.tally.measured += 1
             measurement = Measurement(layer, schedule, result.median_us, result.max_error, None)
         else:
-            wrong = isinstance(result, Timing)
-            why = f"wrong numbers: relative error {result.max_error:.1e}" if wrong else str(result)
+            why = str(result)
+            if isinstance(result, Timing):
+                why = f"wrong numbers: relative error {result.max_error:.1e}"
             self.tally.failed += 1
-            self.tally.first_failure = self.tally.first_failure or f"{layer.name}, {schedule}: {why}"
+            self.tally.first_failure = (
+                self.tally.first_failure or f"{layer.name}, {schedule}: {why}"
+            )
             measurement = Measurement(layer, schedule, None, None, why)
         self.log.append(measurement)
         return measurement

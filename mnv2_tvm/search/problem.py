@@ -68,5 +68,5 @@ def _reference(
     )
     result: np.ndarray = y.permute(0, 2, 3, 1).numpy()
     if layer.epilogue == "relu6":
-        return np.clip(result, 0, 6)
+        result = result.clip(0, 6)
     return result if residual is None else result + residual
