@@ -10,12 +10,12 @@ import tvm
 from tvm import relax
 
 from mnv2_tvm.errors import UserError
-from mnv2_tvm.network import SourceNetwork
+from mnv2_tvm.network import SourceNetwork, relative_error
 from mnv2_tvm.target import Target
 
 BASELINES = ("relax",)
+TOLERANCE = 1e-4  # relative error against torch that summing in another order cannot reach
 
-_BIG_CORES = 1  # a thread pool's mode: TVM prefers the fastest cores
 _ROUNDS = 7  # the stock build takes some 180 ms a run at width 1.0, resolution 224
 
 
@@ -33,13 +33,17 @@ class Comparison:
 
 
 class StockRelax:
-    """The network as `tvm.compile` builds it without any schedule of ours, on Relax's own VM."""
+    """The network as `tvm.compile` builds it without any schedule of ours, on Relax's own VM.
 
-    def __init__(self, source: SourceNetwork, target: Target, threads: int) -> None:
+    It runs on one thread: no schedule, no parallel loop, so TVM's thread pool has nothing to do.
+    """
+
+    threads = 1
+
+    def __init__(self, source: SourceNetwork, target: Target) -> None:
         codegen = target.codegen()
         pipeline = relax.get_default_pipeline(codegen)
         executable = tvm.compile(source.relax(), target=codegen, relax_pipeline=pipeline)
-        tvm.get_global_func("runtime.config_threadpool")(_BIG_CORES, threads)
         self._main = relax.VirtualMachine(executable, tvm.cpu())["main"]
 
     def runner(self, images: np.ndarray) -> Callable[[], np.ndarray]:
@@ -59,32 +63,40 @@ def check_baseline(name: str | None) -> None:
         raise UserError(f"unknown baseline '{name}'; known baselines: {', '.join(BASELINES)}")
 
 
-def paired_ms(
-    own: Callable[[], object], other: Callable[[], object], rounds: int = _ROUNDS
-) -> list[tuple[float, float]]:
-    """Milliseconds of one run of each, for every round: a drift of the machine hits both.
-
-    Before each timed run comes one that is not, since the other has emptied the caches.
-    """
-    return [(_warm_ms(own), _warm_ms(other)) for _ in range(rounds)]
-
-
-def summarize(
-    name: str, threads: int, error: float, pairs: list[tuple[float, float]]
+def compare(
+    own: Callable[[], None],
+    source: SourceNetwork,
+    target: Target,
+    images: np.ndarray,
+    rounds: int = _ROUNDS,
 ) -> Comparison:
-    """The comparison of rounds of (ours, baseline) in milliseconds."""
+    """The stock build beside `own`, a run of ours on the same images, in turns.
+
+    Raises UserError where the stock build gives wrong numbers.
+    """
+    stock = StockRelax(source, target)
+    run = stock.runner(images)
+    error = relative_error(run(), source.reference(images))
+    if error > TOLERANCE:
+        raise UserError(
+            f"the stock Relax build for {target.name} gives wrong numbers: relative error "
+            f"{error:.1e}; leave --baseline out"
+        )
+    # In turns, so that a drift of the machine hits both.
+    pairs = [(_warm_ms(own), _warm_ms(run)) for _ in range(rounds)]
     return Comparison(
-        name=name,
-        threads=threads,
+        name="relax",
+        threads=stock.threads,
         relative_error=error,
-        rounds=len(pairs),
+        rounds=rounds,
         median_ms=median(other for _, other in pairs),
-        own_median_ms=median(own for own, _ in pairs),
-        ratio=median(other / own for own, other in pairs),
+        own_median_ms=median(ours for ours, _ in pairs),
+        ratio=median(other / ours for ours, other in pairs),
     )
 
 
 def _warm_ms(run: Callable[[], object]) -> float:
+    """Milliseconds of the second of two runs: whoever ran before has emptied the caches."""
     run()
     start = perf_counter()
     run()

@@ -28,7 +28,9 @@ def run_verb(main: Callable[..., Any], arguments: list[str] | None = None) -> No
 
     Exit codes: 0 done, 1 a UserError, 2 a wrong option, 130 Ctrl-C.
     """
-    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+    app = typer.Typer(
+        add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None
+    )
     app.command()(main)
     try:
         app(arguments)

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
@@ -32,6 +33,9 @@ if TYPE_CHECKING:  # at run time it would load TVM, which may be what is broken
 # on x86-64, 2026-11. Its library and what is linked into it stay below 100 MiB.
 MEMORY_MIB = 600
 DISK_MIB = 100
+
+MEMORY = Path("/proc/meminfo")
+CPUS = Path("/sys/devices/system/cpu")
 
 MINIMUM_PYTHON = (3, 11)
 PIP = "python -m pip install"
@@ -165,8 +169,10 @@ def _hardware() -> list[Finding]:
 
 
 def _memory() -> Finding:
-    kib = re.findall(r"^MemAvailable:\s*(\d+) kB", Path("/proc/meminfo").read_text(), re.MULTILINE)
-    mib = int(kib[0]) // 1024
+    kib = re.search(r"^MemAvailable:\s*(\d+) kB", MEMORY.read_text(), re.MULTILINE)
+    if kib is None:
+        return Finding("memory", f"{MEMORY} does not tell")
+    mib = int(kib[1]) // 1024
     remedy = "ps -eo rss,pid,comm --sort=-rss | head"
     return _amount("memory", mib, MEMORY_MIB, "available", remedy)
 
@@ -191,12 +197,15 @@ def _amount(name: str, mib: int, needed_mib: int, where: str, remedy: str) -> Fi
 
 def _governor() -> Finding:
     """Not needed to work, but measurements scatter under any governor but `performance`."""
-    files = Path("/sys/devices/system/cpu").glob("cpu[0-9]*/cpufreq/scaling_governor")
-    governors = sorted({path.read_text().strip() for path in files})
-    value = ", ".join(governors) or "none to be seen, as in most virtual machines"
-    steady = set(governors) <= {"performance"}
-    remedy = None if steady else "sudo cpupower frequency-set -g performance"
-    return Finding("frequency", value, remedy=remedy)
+    governors = set()
+    for path in CPUS.glob("cpu[0-9]*/cpufreq/scaling_governor"):
+        with suppress(OSError):  # a core that was switched off meanwhile
+            governors.add(path.read_text().strip())
+    if not governors:
+        return Finding("governor", "none to be seen, as in most virtual machines")
+    remedy = "sudo cpupower frequency-set -g performance"
+    steady = governors == {"performance"}
+    return Finding("governor", ", ".join(sorted(governors)), remedy=None if steady else remedy)
 
 
 def _targets() -> list[Finding]:

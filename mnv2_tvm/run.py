@@ -170,10 +170,10 @@ def main(
     labels: Annotated[Path | None, typer.Option(help="Names of the classes, one a line.")] = None,
     top: Annotated[int, typer.Option(min=1, help="Classes to print of each image.")] = 5,
     input: Annotated[
-        Path | None, typer.Option(help="A .npy file, float32 [n, y, x, 3], normalised.")
+        Path | None, typer.Option(help="Normalised images: an .npy file, float32 NHWC.")
     ] = None,
     output: Annotated[
-        Path | None, typer.Option(help="The .npy file to write, float32 [n, classes].")
+        Path | None, typer.Option(help="The .npy file of their logits to write.")
     ] = None,
     threads: Annotated[
         int | None, typer.Option(min=1, help="Threads of the run; default: as built.")

@@ -91,7 +91,11 @@ class _Worker:
         return self._connection
 
     def start(
-        self, number: int, function: Callable[..., Any], arguments: tuple[Any, ...], timeout_s: float
+        self,
+        number: int,
+        function: Callable[..., Any],
+        arguments: tuple[Any, ...],
+        timeout_s: float,
     ) -> None:
         self.number, self._timeout_s = number, timeout_s
         self.deadline = time.monotonic() + timeout_s

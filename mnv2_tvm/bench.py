@@ -1,0 +1,282 @@
+"""`python -m mnv2_tvm.bench`: check the numbers of a built library, then measure it."""
+
+import json
+import os
+import re
+import sys
+import tempfile
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from time import perf_counter
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from mnv2_tvm import cli
+from mnv2_tvm.baseline import TOLERANCE, Comparison, check_baseline, compare
+from mnv2_tvm.build import build
+from mnv2_tvm.deploy.loader import Network, load
+from mnv2_tvm.deploy.manifest import Manifest
+from mnv2_tvm.errors import UserError
+from mnv2_tvm.host import this_host
+from mnv2_tvm.memory import Memory, measure_in_child
+from mnv2_tvm.model import Architecture
+from mnv2_tvm.network import SourceNetwork, relative_error
+from mnv2_tvm.peak import PeakProbe
+from mnv2_tvm.target import Target
+from mnv2_tvm.versions import versions
+
+_PLAIN_COLUMNS = 100  # of a table that goes into a file or a pipe
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Percentiles of one run's time."""
+
+    median_ms: float
+    p10_ms: float
+    p90_ms: float
+    min_ms: float
+
+
+@dataclass(frozen=True)
+class LayerTime:
+    """One layer inside the network."""
+
+    name: str
+    source: str  # of its schedule: tuned or default
+    median_us: float
+    time_share: float
+    gflop_per_s: float
+    peak_share: float
+
+
+@dataclass(frozen=True)
+class BenchResult:
+    """What `bench` found; the keys of `--json` are these names."""
+
+    date: str  # UTC, ISO 8601
+    host: dict[str, Any]  # cpu, cores, machine
+    versions: dict[str, str]  # of what measured; the manifest has those of what built
+    manifest: Manifest  # target, network, sizes, schedules
+    threads: int
+    runs: int
+    warmup: int
+    seed: int  # of the input
+    relative_error: float  # against torch
+    latency: Latency
+    gflop_per_s: float  # at the median
+    peak_gflop_per_s: float  # of as many threads, the better of before and after the runs
+    peak_share: float
+    memory: Memory
+    layers: tuple[LayerTime, ...]  # in network order; empty unless asked for
+    baseline: Comparison | None
+
+    def to_json(self) -> str:
+        """One object, indented."""
+        return json.dumps(asdict(self), indent=2) + "\n"
+
+
+def bench(
+    folder: Path,
+    source: SourceNetwork,
+    *,
+    threads: int | None = None,
+    runs: int = 100,
+    warmup: int = 10,
+    seed: int = 0,
+    per_layer: bool = False,
+    baseline: str | None = None,
+) -> BenchResult:
+    """Check the library in `folder` against `source` in torch, then time it.
+
+    `threads` is by default the count of the build. Raises UserError for wrong numbers, and where
+    the library cannot be loaded or is of another shape.
+    """
+    if runs < 1 or warmup < 0:
+        raise UserError(f"{runs} runs after {warmup} to warm up: give 1 or more, and 0 or more")
+    check_baseline(baseline)
+    network = load(folder, threads)
+    manifest, target = network.manifest, Target.load(network.manifest.target)
+    images, result = source.images(seed), np.empty(network.output_shape, np.float32)
+    error = _check_numbers(folder, network, source, images)
+    memory = measure_in_child(folder, network.threads)
+
+    def run() -> None:
+        network.run(images, result)
+
+    probe = PeakProbe(target)
+    before = probe.gflop_per_s(network.threads)
+    for _ in range(warmup):
+        run()
+    times_ms = np.array([_milliseconds(run) for _ in range(runs)])
+    profiles = [list(network.profile(images).values()) for _ in range(runs if per_layer else 0)]
+    peak = max(before, probe.gflop_per_s(network.threads))
+    latency = Latency(*(float(f) for f in np.percentile(times_ms, [50, 10, 90, 0])))
+    rate = manifest.flops / latency.median_ms / 1e6
+    host = this_host()
+    return BenchResult(
+        date=datetime.now(UTC).isoformat(timespec="seconds"),
+        host={"cpu": host.cpu, "cores": host.cores, "machine": host.machine},
+        versions=versions(),
+        manifest=manifest,
+        threads=network.threads,
+        runs=runs,
+        warmup=warmup,
+        seed=seed,
+        relative_error=error,
+        latency=latency,
+        gflop_per_s=rate,
+        peak_gflop_per_s=peak,
+        peak_share=rate / peak,
+        memory=memory,
+        layers=_layer_times(manifest, 1e6 * np.median(profiles, axis=0), peak) if profiles else (),
+        baseline=compare(run, source, target, images) if baseline else None,
+    )
+
+
+def source_of(folder: Path, weights: Path | None) -> SourceNetwork:
+    """The network that the library in `folder` was built from.
+
+    Random weights are made again from their seed; those of a file need the file. Raises UserError
+    where it is missing.
+    """
+    manifest = Manifest.read(folder)
+    architecture = Architecture(
+        manifest.width, manifest.resolution, manifest.classes, manifest.input_shape[0]
+    )
+    seeded = re.fullmatch(r"random, seed (-?\d+)", manifest.weights)
+    if weights is None and seeded is None:
+        raise UserError(
+            f"{folder} was built with the weights of {manifest.weights}: "
+            "give --weights FILE so that its numbers can be checked"
+        )
+    return SourceNetwork.make(architecture, weights, int(seeded[1]) if seeded else 0)
+
+
+def _check_numbers(
+    folder: Path, network: Network, source: SourceNetwork, images: np.ndarray
+) -> float:
+    """The relative error against torch, if it is small."""
+    reference = source.reference(images)
+    if (network.input_shape, network.output_shape) != (images.shape, reference.shape):
+        raise UserError(
+            f"{folder} takes {list(network.input_shape)} to {list(network.output_shape)}, the "
+            f"network to compare it with {list(images.shape)} to {list(reference.shape)}"
+        )
+    error = relative_error(network(images), reference)
+    if error > TOLERANCE:
+        raise UserError(
+            f"wrong numbers: {folder} has weights '{network.manifest.weights}' and is off by "
+            f"{error:.1e} of torch's largest output with weights '{source.weights}'; "
+            f"{TOLERANCE:.0e} is allowed. Give the --weights it was built with, or build it again"
+        )
+    return error
+
+
+def _milliseconds(run: Callable[[], None]) -> float:
+    start = perf_counter()
+    run()
+    return 1e3 * (perf_counter() - start)
+
+
+def _layer_times(
+    manifest: Manifest, medians_us: np.ndarray, peak_gflop_per_s: float
+) -> tuple[LayerTime, ...]:
+    total_us = medians_us.sum()
+    rows = []
+    for layer, median_us in zip(manifest.layers, medians_us.tolist(), strict=True):
+        rate = layer["flops"] / median_us / 1e3
+        share = rate / peak_gflop_per_s
+        time_share = float(median_us / total_us)
+        rows.append(LayerTime(layer["name"], layer["source"], median_us, time_share, rate, share))
+    return tuple(rows)
+
+
+def summary(result: BenchResult) -> Table:
+    """The whole network in a few rows."""
+    manifest, latency, memory = result.manifest, result.latency, result.memory
+    table = Table.grid(padding=(0, 2))
+    table.add_row("target", f"{manifest.target}, {result.threads} thread(s)")
+    table.add_row("host", f"{result.host['cpu']}, {result.host['cores']} core(s)")
+    table.add_row("network", f"{manifest.width}_{manifest.resolution}, {manifest.weights}")
+    table.add_row("numbers", f"relative error {result.relative_error:.1e} against torch")
+    table.add_row(
+        "latency",
+        f"median {latency.median_ms:.3f} ms, p10 {latency.p10_ms:.3f}, p90 {latency.p90_ms:.3f}, "
+        f"min {latency.min_ms:.3f}; {result.runs} runs of {manifest.input_shape[0]} image(s)",
+    )
+    table.add_row(
+        "speed",
+        f"{result.gflop_per_s:.1f} GFLOP/s, {result.peak_share:.0%} of the FMA peak "
+        f"({result.peak_gflop_per_s:.1f} measured)",
+    )
+    mib = [size / 2**20 for size in (memory.rss_growth_bytes, memory.peak_rss_bytes)]
+    table.add_row("memory", f"{mib[0]:.1f} MiB for the network, {mib[1]:.1f} with the process")
+    if other := result.baseline:
+        table.add_row(
+            f"stock {other.name}",
+            f"median {other.median_ms:.3f} ms on {other.threads} thread, {other.ratio:.1f} x ours "
+            f"({other.rounds} rounds in turns)",
+        )
+    return table
+
+
+def layer_table(layers: tuple[LayerTime, ...]) -> Table:
+    """One row a layer."""
+    table = Table(box=box.SIMPLE, padding=(0, 1, 0, 0), pad_edge=False)
+    table.add_column("layer", no_wrap=True)
+    for heading in ("median us", "time", "GFLOP/s", "of peak"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("schedule", no_wrap=True)
+    for row in layers:
+        shares = (f"{row.time_share:.1%}", f"{row.gflop_per_s:.1f}", f"{row.peak_share:.0%}")
+        table.add_row(row.name, f"{row.median_us:.1f}", *shares, row.source)
+    return table
+
+
+def _write(path: Path, text: str) -> None:
+    """Write it beside `path` and move it there."""
+    scratch = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        scratch.write_text(text, encoding="utf-8")
+        scratch.replace(path)
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror or error}") from error
+    finally:
+        scratch.unlink(missing_ok=True)
+
+
+def main(
+    context: typer.Context,
+    library: Annotated[Path | None, typer.Option(help="A folder that `build` wrote.")] = None,
+    target: Annotated[
+        str | None, typer.Option(help="Build for this file in targets/ first, without .toml.")
+    ] = None,
+    width: cli.Width = 1.0,
+    resolution: cli.Resolution = 224,
+    classes: cli.Classes = 1000,
+    batch: Annotated[int, typer.Option(help="Images of one run.")] = 1,
+    weights: Annotated[
+        Path | None, typer.Option(help="A .pth or .safetensors file; default: random weights.")
+    ] = None,
+    seed: cli.Seed = 0,
+    threads: Annotated[
+        int | None, typer.Option(help="Threads of a run; default: as built, or 1.")
+    ] = None,
+    per_layer: Annotated[bool, typer.Option("--per-layer", help="Time every layer.")] = False,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write all of it here.")] = None,
+    runs: Annotated[int, typer.Option(help="Timed runs.")] = 100,
+    warmup: Annotated[int, typer.Option(help="Runs before those.")] = 10,
+    baseline: Annotated[
+        str | None, typer.Option(help="Measure this in turns with ours: relax.")
+    ] = None,
+) -> None:
+    """Check and time a built library, or build one for a target and do so."""
+    ...

@@ -1,0 +1,289 @@
+"""The run verb on a network of a few lines: ranking, labels, arrays in and out, every mistake."""
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import mnv2_tvm.run as verb
+from mnv2_tvm.cli import run_verb
+from mnv2_tvm.errors import UserError
+from mnv2_tvm.run import rank, read_input, read_labels, run, write_output
+
+Array = np.ndarray[Any, Any]
+CLASSES = 4
+
+
+class MeanColours:
+    """Logits: the mean of each channel, and of all; what `mnv2_tvm.load` returns, in short."""
+
+    input_shape = (2, 32, 32, 3)
+    output_shape = (2, CLASSES)
+
+    def __call__(self, images: Array) -> Array:
+        channels = images.mean(axis=(1, 2), dtype=np.float32)  # [m, c]
+        return np.concatenate([channels, channels.mean(axis=1, keepdims=True)], axis=1)
+
+
+def invoke(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *options: object
+) -> tuple[int, str, str]:
+    """Exit code and both streams of `python -m mnv2_tvm.run OUT OPTIONS`."""
+    monkeypatch.setattr(verb, "load", lambda folder, threads: MeanColours())
+    with pytest.raises(SystemExit) as ended:
+        run_verb(verb.main, ["out", *map(str, options)])
+    assert isinstance(ended.value.code, int)
+    return ended.value.code, *capsys.readouterr()
+
+
+@pytest.fixture
+def picture(tmp_path: Path) -> Path:
+    """A plain green image."""
+    path = tmp_path / "green.png"
+    Image.new("RGB", (50, 40), (0, 255, 0)).save(path)
+    return path
+
+
+@pytest.fixture
+def array(tmp_path: Path) -> Path:
+    """Five normalised images in an .npy file."""
+    path = tmp_path / "x.npy"
+    np.save(path, np.random.default_rng(0).standard_normal((5, 32, 32, 3), dtype=np.float32))
+    return path
+
+
+def test_rank_is_by_probability() -> None:
+    logits = np.array([0, 3, -1, 1], np.float32)
+    ranked = rank(logits, 3, ["a", "b", "c", "d"])
+    assert [(r.index, r.label) for r in ranked] == [(1, "b"), (3, "d"), (0, "a")]
+    softmax = np.exp([3, 1, 0]) / np.exp([0, 3, -1, 1]).sum()
+    np.testing.assert_allclose([r.probability for r in ranked], softmax)
+
+
+def test_rank_of_large_equal_and_few_logits() -> None:
+    ranked = rank(np.array([-3e38, 3e38, 3e38, -2e38], np.float32), 9, None)
+    assert [r.index for r in ranked] == [1, 2, 3, 0]
+    assert [r.probability for r in ranked] == [0.5, 0.5, 0, 0]
+
+
+def test_prints_the_top_classes_of_each_image(
+    tmp_path: Path,
+    picture: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    blue, labels = tmp_path / "blue.png", tmp_path / "labels.txt"
+    Image.new("RGB", (40, 40), (0, 0, 255)).save(blue)
+    labels.write_text("red\ngreen [G]\nblue\ngrey\n", encoding="utf-8")
+    options = ["--image", picture, "--image", blue, "--labels", labels, "--top", 1]
+    code, output, errors = invoke(monkeypatch, capsys, *options)
+    assert (code, errors) == (0, "")
+    first, green, second, bluish = output.splitlines()
+    assert (first, second) == (str(picture), str(blue))
+    assert green.split()[:3] == ["1", "class", "1"]
+    assert green.endswith("  green [G]")
+    assert bluish.endswith("  blue")
+    assert 0.5 < float(green.split()[3]) < 1
+
+
+def test_prints_all_of_few_classes_without_labels(
+    picture: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, output, _ = invoke(monkeypatch, capsys, "--image", picture)
+    rows = [line.split() for line in output.splitlines()[1:]]
+    assert code == 0
+    assert [row[0] for row in rows] == ["1", "2", "3", "4"]
+    assert {row[2] for row in rows} == {"0", "1", "2", "3"}
+    assert sum(float(row[3]) for row in rows) == pytest.approx(1, abs=1e-3)
+
+
+def test_array_to_array(
+    tmp_path: Path,
+    array: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    output = tmp_path / "y.npy"
+    output.write_bytes(b"an earlier result")
+    code, *streams = invoke(monkeypatch, capsys, "--input", array, "--output", output)
+    assert (code, streams) == (0, ["", ""])
+    np.testing.assert_array_equal(np.load(output), MeanColours()(np.load(array)))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["x.npy", "y.npy"]
+
+
+def test_threads_reach_the_network(
+    picture: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    calls = []
+
+    def load(folder: Path, threads: int | None) -> MeanColours:
+        calls.append((folder, threads))
+        return MeanColours()
+
+    monkeypatch.setattr(verb, "load", load)
+    for options in (["--threads", "3"], []):
+        with pytest.raises(SystemExit):
+            run_verb(verb.main, ["out", "--image", str(picture), *options])
+    assert calls == [(Path("out"), 3), (Path("out"), None)]
+    capsys.readouterr()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ([], "give either --image FILE or --input X.npy"),
+        (["--image", "a.png", "--input", "x.npy"], "give either --image FILE or --input X.npy"),
+        (["--input", "x.npy"], "--input X.npy and --output Y.npy go together"),
+        (["--image", "a.png", "--output", "y.npy"], "--input X.npy and --output Y.npy go together"),
+        (["--input", "x.npy", "--output", "y.npy", "--labels", "l"], "--labels goes with --image"),
+        (["--image", "none.png"], "image none.png cannot be opened"),
+        (["--input", "none.npy", "--output", "y.npy"], "input none.npy cannot be opened"),
+    ],
+)
+def test_wrong_options_end_in_one_sentence(
+    options: list[str],
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, output, errors = invoke(monkeypatch, capsys, *options)
+    assert (code, output) == (1, "")
+    assert errors.startswith(f"error: {message}")
+    assert errors.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_unreadable_image_prints_no_other(
+    tmp_path: Path,
+    picture: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(picture.read_bytes()[:60])
+    code, output, errors = invoke(monkeypatch, capsys, "--image", picture, "--image", broken)
+    assert (code, output) == (1, "")
+    assert "broken.png is truncated or damaged" in errors
+
+
+def test_labels_are_lines(tmp_path: Path) -> None:
+    path = tmp_path / "labels.txt"
+    path.write_bytes("\ufeffcafé\r\nb\u2028b\r\n c, d".encode())
+    assert read_labels(path, 3) == ["café", "b\u2028b", " c, d"]
+
+
+@pytest.mark.parametrize(("text", "lines"), [("", 0), ("a\nb\nc\n", 3), ("background\n" * 5, 5)])
+def test_labels_of_another_count(tmp_path: Path, text: str, lines: int) -> None:
+    path = tmp_path / "labels.txt"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(UserError, match=rf"labels\.txt have {lines} lines .* has 4 classes"):
+        read_labels(path, CLASSES)
+
+
+def test_labels_that_are_no_text(tmp_path: Path) -> None:
+    path = tmp_path / "labels.txt"
+    path.write_bytes(b"caf\xe9\n")
+    with pytest.raises(UserError, match=r"labels\.txt are not UTF-8 text"):
+        read_labels(path, 1)
+    with pytest.raises(UserError, match=r"labels .* cannot be opened \(No such file"):
+        read_labels(tmp_path / "none.txt", 1)
+
+
+def zeros(*shape: int, dtype: str = "float32") -> Array:
+    return np.zeros(shape, dtype)
+
+
+def with_two_holes() -> Array:
+    array = zeros(2, 32, 32, 3)
+    array[1, 4, 5, 2], array[1, 9, 9, 0] = np.nan, np.inf
+    return array
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (zeros(1, 32, 32, 3, dtype="float64"), r"type float64; .* float32 \[n, 32, 32, 3\]"),
+        (zeros(1, 32, 32, 3, dtype="uint8"), r"type uint8; .*array\.astype\(numpy\.float32\)"),
+        (zeros(1, 32, 32, 3, dtype=">f4"), r"type >f4"),
+        (zeros(32, 32, 3), r"shape \[32, 32, 3\]; .* \[n, 32, 32, 3\]"),
+        (zeros(), r"shape \[\]"),
+        (zeros(1, 32, 33, 3), r"shape \[1, 32, 33, 3\]; .*of that shape"),
+        (zeros(2, 3, 32, 32), r"shape \[2, 3, 32, 32\]; .*array\.transpose\(0, 2, 3, 1\)"),
+        (with_two_holes(), r"2 values that are not finite, the first at \[1, 4, 5, 2\]"),
+    ],
+)
+def test_arrays_that_do_not_fit(tmp_path: Path, content: Array, message: str) -> None:
+    path = tmp_path / "x.npy"
+    np.save(path, content)
+    with pytest.raises(UserError, match=rf"input .*x\.npy .*{message}"):
+        read_input(path, MeanColours.input_shape)
+
+
+class Trap:
+    """What a pickle would run if it were loaded."""
+
+    def __reduce__(self) -> tuple[Any, tuple[str]]:
+        return pytest.fail, ("the pickle was loaded",)
+
+
+def test_files_that_are_no_array(tmp_path: Path) -> None:
+    path = tmp_path / "x.npy"
+    np.save(path, zeros(1, 32, 32, 3))
+    whole = path.read_bytes()
+    np.savez(tmp_path / "x.npz", zeros(1))
+    np.save(tmp_path / "objects.npy", np.array([None]), allow_pickle=True)
+    objects = (tmp_path / "objects.npy").read_bytes()
+    archive = (tmp_path / "x.npz").read_bytes()
+    damaged = [b"", b"words", whole[:3], whole[:40], whole[:200], whole[:-1], archive[:60]]
+    for content in (*damaged, archive, objects, pickle.dumps(Trap())):
+        path.write_bytes(content)
+        with pytest.raises(UserError, match=r"input .*x\.npy is not a whole \.npy file"):
+            read_input(path, MeanColours.input_shape)
+
+
+def test_input_of_any_length_and_order(tmp_path: Path) -> None:
+    path = tmp_path / "x.npy"
+    for length in (0, 1, 3):
+        values = np.random.default_rng(0).standard_normal((length, 32, 32, 3), dtype=np.float32)
+        np.save(path, np.asfortranarray(values))
+        result = read_input(path, MeanColours.input_shape)
+        assert result.flags.c_contiguous
+        np.testing.assert_array_equal(result, values)
+        assert run(MeanColours(), result, "x.npy").shape == (length, CLASSES)
+
+
+def test_output_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "folder").mkdir()
+    for path in ("none/y.npy", "file/y.npy", "folder", ".", "n" * 300):
+        with pytest.raises(UserError, match=r"output .* cannot be written \(\w.*; give a path"):
+            write_output(tmp_path / path, zeros(1, CLASSES))
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["file", "folder"]
+
+
+def test_a_full_disk_leaves_the_earlier_output(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "y.npy"
+    path.write_bytes(b"an earlier result")
+
+    def save(stream: Any, *_: object, **__: object) -> None:
+        stream.write(b"half")
+        raise OSError("4 requested and 2 written")  # numpy's words; it gives no errno
+
+    monkeypatch.setattr(np, "save", save)
+    with pytest.raises(UserError, match="4 requested and 2 written"):
+        write_output(path, zeros(1, CLASSES))
+    assert path.read_bytes() == b"an earlier result"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_output_of_broken_weights() -> None:
+    images = np.full((1, 32, 32, 3), 3e38, np.float32)
+    with np.errstate(over="ignore"), pytest.raises(UserError, match="is not finite; check"):
+        run(MeanColours(), images, "x.npy")
