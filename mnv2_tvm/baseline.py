@@ -1,7 +1,9 @@
-"""The stock Relax build of the same network, to stand beside ours."""
+"""What a library is held against: torch for its numbers, the stock Relax build for its time."""
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from statistics import median
 from time import perf_counter
 
@@ -9,7 +11,10 @@ import numpy as np
 import tvm
 from tvm import relax
 
+from mnv2_tvm.deploy.loader import Network
+from mnv2_tvm.deploy.manifest import Manifest
 from mnv2_tvm.errors import UserError
+from mnv2_tvm.model import Architecture
 from mnv2_tvm.network import SourceNetwork, relative_error
 from mnv2_tvm.target import Target
 
@@ -57,6 +62,48 @@ class StockRelax:
         return run
 
 
+def source_of(folder: Path, weights: Path | None) -> SourceNetwork:
+    """The network that the library in `folder` was built from.
+
+    Random weights are made again from their seed. Raises UserError for those of a file unless
+    `weights` names it.
+    """
+    manifest = Manifest.read(folder)
+    architecture = Architecture(
+        manifest.width, manifest.resolution, manifest.classes, manifest.input_shape[0]
+    )
+    seeded = re.fullmatch(r"random, seed (-?\d+)", manifest.weights)
+    if weights is None and seeded is None:
+        raise UserError(
+            f"{folder} was built with the weights of {manifest.weights}: "
+            "give --weights FILE so that its numbers can be checked"
+        )
+    return SourceNetwork.make(architecture, weights, int(seeded[1]) if seeded else 0)
+
+
+def check_numbers(
+    folder: Path, network: Network, source: SourceNetwork, images: np.ndarray
+) -> float:
+    """The relative error of the library in `folder` against torch, on `images` [n, y, x, 3].
+
+    Raises UserError where it is too large, or where the library is of another shape.
+    """
+    reference = source.reference(images)
+    if (network.input_shape, network.output_shape) != (images.shape, reference.shape):
+        raise UserError(
+            f"{folder} takes {list(network.input_shape)} to {list(network.output_shape)}, the "
+            f"network to compare it with {list(images.shape)} to {list(reference.shape)}"
+        )
+    error = relative_error(network(images), reference)
+    if error > TOLERANCE:
+        raise UserError(
+            f"wrong numbers: {folder}, built with weights '{network.manifest.weights}', is off by "
+            f"{error:.1e} of torch's largest output with weights '{source.weights}'; "
+            f"{TOLERANCE:.0e} is allowed. Give the --weights it was built with, or build it again"
+        )
+    return error
+
+
 def check_baseline(name: str | None) -> None:
     """Raises UserError for a baseline that does not exist; None stands for none."""
     if name is not None and name not in BASELINES:
@@ -95,9 +142,14 @@ def compare(
     )
 
 
-def _warm_ms(run: Callable[[], object]) -> float:
-    """Milliseconds of the second of two runs: whoever ran before has emptied the caches."""
-    run()
+def run_ms(run: Callable[[], object]) -> float:
+    """What one run takes."""
     start = perf_counter()
     run()
     return 1e3 * (perf_counter() - start)
+
+
+def _warm_ms(run: Callable[[], object]) -> float:
+    """Of the second of two runs: whoever ran before has emptied the caches."""
+    run()
+    return run_ms(run)

@@ -1,15 +1,11 @@
 """`python -m mnv2_tvm.bench`: check the numbers of a built library, then measure it."""
 
 import json
-import os
-import re
 import sys
 import tempfile
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from time import perf_counter
 from typing import Annotated, Any
 
 import numpy as np
@@ -19,16 +15,17 @@ from rich.console import Console
 from rich.table import Table
 
 from mnv2_tvm import cli
-from mnv2_tvm.baseline import TOLERANCE, Comparison, check_baseline, compare
+from mnv2_tvm.baseline import Comparison, check_baseline, check_numbers, compare, run_ms, source_of
 from mnv2_tvm.build import build
-from mnv2_tvm.deploy.loader import Network, load
+from mnv2_tvm.deploy.loader import load
 from mnv2_tvm.deploy.manifest import Manifest
 from mnv2_tvm.errors import UserError
 from mnv2_tvm.host import this_host
 from mnv2_tvm.memory import Memory, measure_in_child
 from mnv2_tvm.model import Architecture
-from mnv2_tvm.network import SourceNetwork, relative_error
+from mnv2_tvm.network import SourceNetwork
 from mnv2_tvm.peak import PeakProbe
+from mnv2_tvm.search.json_lines import replace_lines
 from mnv2_tvm.target import Target
 from mnv2_tvm.versions import versions
 
@@ -105,7 +102,7 @@ def bench(
     network = load(folder, threads)
     manifest, target = network.manifest, Target.load(network.manifest.target)
     images, result = source.images(seed), np.empty(network.output_shape, np.float32)
-    error = _check_numbers(folder, network, source, images)
+    error = check_numbers(folder, network, source, images)
     memory = measure_in_child(folder, network.threads)
 
     def run() -> None:
@@ -115,7 +112,7 @@ def bench(
     before = probe.gflop_per_s(network.threads)
     for _ in range(warmup):
         run()
-    times_ms = np.array([_milliseconds(run) for _ in range(runs)])
+    times_ms = np.array([run_ms(run) for _ in range(runs)])
     profiles = [list(network.profile(images).values()) for _ in range(runs if per_layer else 0)]
     peak = max(before, probe.gflop_per_s(network.threads))
     latency = Latency(*(float(f) for f in np.percentile(times_ms, [50, 10, 90, 0])))
@@ -141,90 +138,36 @@ def bench(
     )
 
 
-def source_of(folder: Path, weights: Path | None) -> SourceNetwork:
-    """The network that the library in `folder` was built from.
-
-    Random weights are made again from their seed; those of a file need the file. Raises UserError
-    where it is missing.
-    """
-    manifest = Manifest.read(folder)
-    architecture = Architecture(
-        manifest.width, manifest.resolution, manifest.classes, manifest.input_shape[0]
-    )
-    seeded = re.fullmatch(r"random, seed (-?\d+)", manifest.weights)
-    if weights is None and seeded is None:
-        raise UserError(
-            f"{folder} was built with the weights of {manifest.weights}: "
-            "give --weights FILE so that its numbers can be checked"
-        )
-    return SourceNetwork.make(architecture, weights, int(seeded[1]) if seeded else 0)
-
-
-def _check_numbers(
-    folder: Path, network: Network, source: SourceNetwork, images: np.ndarray
-) -> float:
-    """The relative error against torch, if it is small."""
-    reference = source.reference(images)
-    if (network.input_shape, network.output_shape) != (images.shape, reference.shape):
-        raise UserError(
-            f"{folder} takes {list(network.input_shape)} to {list(network.output_shape)}, the "
-            f"network to compare it with {list(images.shape)} to {list(reference.shape)}"
-        )
-    error = relative_error(network(images), reference)
-    if error > TOLERANCE:
-        raise UserError(
-            f"wrong numbers: {folder} has weights '{network.manifest.weights}' and is off by "
-            f"{error:.1e} of torch's largest output with weights '{source.weights}'; "
-            f"{TOLERANCE:.0e} is allowed. Give the --weights it was built with, or build it again"
-        )
-    return error
-
-
-def _milliseconds(run: Callable[[], None]) -> float:
-    start = perf_counter()
-    run()
-    return 1e3 * (perf_counter() - start)
-
-
 def _layer_times(
     manifest: Manifest, medians_us: np.ndarray, peak_gflop_per_s: float
 ) -> tuple[LayerTime, ...]:
-    total_us = medians_us.sum()
     rows = []
-    for layer, median_us in zip(manifest.layers, medians_us.tolist(), strict=True):
-        rate = layer["flops"] / median_us / 1e3
-        share = rate / peak_gflop_per_s
-        time_share = float(median_us / total_us)
-        rows.append(LayerTime(layer["name"], layer["source"], median_us, time_share, rate, share))
+    for layer, us in zip(manifest.layers, medians_us.tolist(), strict=True):
+        share, rate = us / medians_us.sum().item(), layer["flops"] / us / 1e3
+        of_peak = rate / peak_gflop_per_s
+        rows.append(LayerTime(layer["name"], layer["source"], us, share, rate, of_peak))
     return tuple(rows)
 
 
 def summary(result: BenchResult) -> Table:
     """The whole network in a few rows."""
-    manifest, latency, memory = result.manifest, result.latency, result.memory
+    manifest, ms, memory = result.manifest, result.latency, result.memory
     table = Table.grid(padding=(0, 2))
     table.add_row("target", f"{manifest.target}, {result.threads} thread(s)")
     table.add_row("host", f"{result.host['cpu']}, {result.host['cores']} core(s)")
     table.add_row("network", f"{manifest.width}_{manifest.resolution}, {manifest.weights}")
     table.add_row("numbers", f"relative error {result.relative_error:.1e} against torch")
-    table.add_row(
-        "latency",
-        f"median {latency.median_ms:.3f} ms, p10 {latency.p10_ms:.3f}, p90 {latency.p90_ms:.3f}, "
-        f"min {latency.min_ms:.3f}; {result.runs} runs of {manifest.input_shape[0]} image(s)",
-    )
-    table.add_row(
-        "speed",
-        f"{result.gflop_per_s:.1f} GFLOP/s, {result.peak_share:.0%} of the FMA peak "
-        f"({result.peak_gflop_per_s:.1f} measured)",
-    )
+    spread = f"p10 {ms.p10_ms:.3f}, p90 {ms.p90_ms:.3f}, min {ms.min_ms:.3f}"
+    count = f"{result.runs} runs of {manifest.input_shape[0]} image(s)"
+    table.add_row("latency", f"median {ms.median_ms:.3f} ms, {spread}; {count}")
+    share = f"{result.peak_share:.0%} of the FMA peak, {result.peak_gflop_per_s:.1f} measured"
+    table.add_row("speed", f"{result.gflop_per_s:.1f} GFLOP/s, {share}")
     mib = [size / 2**20 for size in (memory.rss_growth_bytes, memory.peak_rss_bytes)]
     table.add_row("memory", f"{mib[0]:.1f} MiB for the network, {mib[1]:.1f} with the process")
     if other := result.baseline:
-        table.add_row(
-            f"stock {other.name}",
-            f"median {other.median_ms:.3f} ms on {other.threads} thread, {other.ratio:.1f} x ours "
-            f"({other.rounds} rounds in turns)",
-        )
+        ratio = f"{other.ratio:.1f} x ours ({other.rounds} rounds in turns)"
+        text = f"median {other.median_ms:.3f} ms on {other.threads} thread, {ratio}"
+        table.add_row(f"stock {other.name}", text)
     return table
 
 
@@ -241,42 +184,66 @@ def layer_table(layers: tuple[LayerTime, ...]) -> Table:
     return table
 
 
-def _write(path: Path, text: str) -> None:
-    """Write it beside `path` and move it there."""
-    scratch = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        scratch.write_text(text, encoding="utf-8")
-        scratch.replace(path)
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror or error}") from error
-    finally:
-        scratch.unlink(missing_ok=True)
+def _refuse_options_of_a_build(context: typer.Context) -> None:
+    """A library has its shape already: an option that asks for one would be ignored."""
+    for name in ("width", "resolution", "classes", "batch"):
+        origin = context.get_parameter_source(name)
+        if origin is not None and origin.name == "COMMANDLINE":
+            raise UserError(f"--{name} goes with --target: a library has its {name} already")
 
 
 def main(
     context: typer.Context,
     library: Annotated[Path | None, typer.Option(help="A folder that `build` wrote.")] = None,
-    target: Annotated[
-        str | None, typer.Option(help="Build for this file in targets/ first, without .toml.")
-    ] = None,
+    target: Annotated[str | None, typer.Option(help="Build for it first, in scratch.")] = None,
     width: cli.Width = 1.0,
     resolution: cli.Resolution = 224,
     classes: cli.Classes = 1000,
     batch: Annotated[int, typer.Option(help="Images of one run.")] = 1,
-    weights: Annotated[
-        Path | None, typer.Option(help="A .pth or .safetensors file; default: random weights.")
-    ] = None,
+    weights: Annotated[Path | None, typer.Option(help="A .pth or .safetensors file.")] = None,
     seed: cli.Seed = 0,
-    threads: Annotated[
-        int | None, typer.Option(help="Threads of a run; default: as built, or 1.")
-    ] = None,
+    threads: Annotated[int | None, typer.Option(help="Default: as built, or 1.")] = None,
     per_layer: Annotated[bool, typer.Option("--per-layer", help="Time every layer.")] = False,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write all of it here.")] = None,
     runs: Annotated[int, typer.Option(help="Timed runs.")] = 100,
     warmup: Annotated[int, typer.Option(help="Runs before those.")] = 10,
-    baseline: Annotated[
-        str | None, typer.Option(help="Measure this in turns with ours: relax.")
-    ] = None,
+    baseline: Annotated[str | None, typer.Option(help="Time it in turns with ours: relax.")] = None,
 ) -> None:
-    """Check and time a built library, or build one for a target and do so."""
-    ...
+    """Check the numbers of a built library, or of one built for a target, and measure it."""
+    check_baseline(baseline)
+    if json_file is not None and not json_file.parent.is_dir():
+        raise UserError(f"cannot write {json_file}: {json_file.parent} is not a folder")
+    with tempfile.TemporaryDirectory(prefix="mnv2-bench-") as scratch:
+        if target is not None and library is None:
+            folder = Path(scratch) / "library"
+            architecture = Architecture(width, resolution, classes, batch)
+            source = SourceNetwork.make(architecture, weights, seed)
+            build(Target.load(target), source, folder, threads=1 if threads is None else threads)
+        elif library is not None and target is None:
+            _refuse_options_of_a_build(context)
+            folder, source = library, source_of(library, weights)
+        else:
+            raise UserError("give either --library DIR or --target NAME")
+        result = bench(
+            folder,
+            source,
+            threads=threads,
+            runs=runs,
+            warmup=warmup,
+            seed=seed,
+            per_layer=per_layer,
+            baseline=baseline,
+        )
+    console = Console(width=None if sys.stdout.isatty() else _PLAIN_COLUMNS, soft_wrap=True)
+    console.print(summary(result))
+    if result.layers:
+        console.print(layer_table(result.layers))
+    if json_file is not None:
+        try:
+            replace_lines(json_file, result.to_json().splitlines())
+        except OSError as error:
+            raise UserError(f"cannot write {json_file}: {error.strerror or error}") from error
+
+
+if __name__ == "__main__":
+    cli.run_verb(main)

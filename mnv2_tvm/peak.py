@@ -54,7 +54,10 @@ class PeakProbe:
         self._flop_per_round = 2 * chains(target) * target.vector.lanes
 
     def run(self, factor: float, addend: float, rounds: int) -> float:
-        """The sum of all lanes of all chains after `rounds` of x * factor + addend from 0, 1, ..."""
+        """`rounds` of x = x * factor + addend, from 0, 1, 2 ... on, one start for each chain.
+
+        Returns the sum of all lanes of all chains.
+        """
         return float(self._run(factor, addend, rounds))
 
     def gflop_per_s(self, threads: int = 1, sample_s: float = _SAMPLE_S) -> float:
@@ -84,4 +87,5 @@ class PeakProbe:
             return start, perf_counter()
 
         starts, ends = zip(*pool.map(work, range(threads)), strict=True)
-        return threads * rounds * self._flop_per_round / (max(ends) - min(starts)) / 1e9
+        elapsed: float = max(ends) - min(starts)
+        return threads * rounds * self._flop_per_round / elapsed / 1e9

@@ -11,9 +11,9 @@
 
 typedef float vec __attribute__((vector_size(VECTOR_BYTES)));
 
-/* A function with vectors in its signature, and not inlined: for CPUs that are tuned to narrower
- * vectors, clang splits wide ones into halves, and spills them, unless an interface has them. */
-static __attribute__((noinline)) vec fma_rounds(vec factor, vec addend, long rounds) {
+/* A function with vectors in its signature: for CPUs that are tuned to narrower vectors, clang
+ * splits wide ones into halves, and spills them, where they are only locals. */
+static vec fma_rounds(vec factor, vec addend, long rounds) {
     vec zero = {0}, chain[CHAINS];
     EVERY_CHAIN chain[i] = zero + (float)i; /* no two are the same */
     for (long round = 0; round < rounds; round++) {

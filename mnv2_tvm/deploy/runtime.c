@@ -12,7 +12,7 @@
 
 #include <mnv2.h>
 
-#define SPINS_BEFORE_YIELD 20000
+#define SPINS_BEFORE_YIELD 2000
 
 __asm__(".section .rodata.mnv2, \"a\", %progbits\n"
         ".balign 64\n"
