@@ -1,5 +1,6 @@
 """`python -m mnv2_tvm.run`: what a built network says to image files or to an array."""
 
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ import typer
 
 from mnv2_tvm.cli import run_verb
 from mnv2_tvm.deploy.loader import Floats, load
+from mnv2_tvm.deploy.manifest import Manifest
 from mnv2_tvm.errors import UserError
 from mnv2_tvm.images import load_image
 
@@ -152,7 +154,12 @@ def _not_an_array(path: Path, reason: str) -> UserError:
 
 
 def _check_options(
-    image: list[Path] | None, labels: Path | None, input: Path | None, output: Path | None
+    image: list[Path] | None,
+    labels: Path | None,
+    input: Path | None,
+    output: Path | None,
+    check: bool,
+    weights: Path | None,
 ) -> None:
     if bool(image) == bool(input):
         raise UserError("give either --image FILE or --input X.npy with --output Y.npy")
@@ -160,6 +167,10 @@ def _check_options(
         raise UserError("--input X.npy and --output Y.npy go together; give both")
     if input and labels:
         raise UserError("--labels goes with --image; an --output has logits alone")
+    if input and check:
+        raise UserError("--check goes with --image")
+    if weights and not check:
+        raise UserError("--weights goes with --check; the library has its own weights inside")
 
 
 def main(
@@ -178,9 +189,15 @@ def main(
     threads: Annotated[
         int | None, typer.Option(min=1, help="Threads of the run; default: as built.")
     ] = None,
+    check: Annotated[
+        bool, typer.Option("--check", help="Compare logits and top classes with torch's.")
+    ] = False,
+    weights: Annotated[
+        Path | None, typer.Option(help="For --check: the weights that the library was built with.")
+    ] = None,
 ) -> None:
     """Run a built network: print the top classes of images, or map an array to its logits."""
-    _check_options(image, labels, input, output)
+    _check_options(image, labels, input, output, check, weights)
     network = load(folder, threads)
     if input and output:
         write_output(output, run(network, read_input(input, network.input_shape), str(input)))
@@ -189,11 +206,33 @@ def main(
     names = read_labels(labels, classes) if labels else None
     paths = image or []
     images = [load_image(path, resolution) for path in paths]  # all are read before any is run
+    agree = _check_by(folder, weights, top) if check else None
+    if note := _note(network):
+        typer.echo(note)
     for path, array in zip(paths, images, strict=True):
+        logits = run(network, array, str(path))
         typer.echo(path)
-        for place, ranked in enumerate(rank(run(network, array, str(path))[0], top, names), 1):
+        for place, ranked in enumerate(rank(logits[0], top, names), 1):
             name = f"  {ranked.label}" if names else ""
             typer.echo(f"{place:3}  class {ranked.index:<4}  {ranked.probability:6.4f}{name}")
+        if agree:
+            typer.echo(agree(logits, array, str(path)))
+
+
+def _note(network: Network) -> str:
+    """What the reader of the classes must know of the weights; empty for those of a file."""
+    manifest = getattr(network, "manifest", None)  # only a network from a library has one
+    if manifest is None or not manifest.weights.startswith("random, seed "):
+        return ""
+    return f"note: the weights are random ones ({manifest.weights}), so the classes mean nothing"
+
+
+def _check_by(folder: Path, weights: Path | None, top: int) -> Callable[[Floats, Floats, str], str]:
+    """A function of (logits, image, its path) that says how torch agrees, or raises UserError."""
+    from mnv2_tvm import check  # imports torch, which takes seconds
+
+    reference = check.reference_network(Manifest.read(folder), weights)
+    return lambda logits, image, path: str(check.check(logits, image, reference, top, path))
 
 
 if __name__ == "__main__":

@@ -40,8 +40,10 @@ class Shown:
 def show(layer: Layer, target: Target, *, threads: int = 1, log_dir: Path | None = None) -> Shown:
     """What `build` will run for the layer on the target, and why."""
     schedule = Decisions.load(target, threads, log_dir)(layer)
-    records = [r for r in TuningLog.of(target, log_dir).records() if r.layer == layer]
-    record = next((r for r in records if r.schedule == schedule), None)
+    log = TuningLog.of(target, log_dir)
+    records = [r for r in log.records() if r.layer == layer and r.threads in (1, threads)]
+    records.sort(key=lambda record: record.threads == threads)  # as Decisions choose
+    record = records[-1] if records else None
     taps, depth, _ = layer.weight_shape or (0, 0, 0)
     return Shown(
         layer=layer,

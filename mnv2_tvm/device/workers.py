@@ -11,6 +11,7 @@ import tempfile
 import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from types import TracebackType
@@ -99,10 +100,13 @@ class _Worker:
     ) -> None:
         self.number, self._timeout_s = number, timeout_s
         self.deadline = time.monotonic() + timeout_s
+        if self._process is not None and not self._process.is_alive():
+            self.kill()  # it died after its last answer
         if self._process is None:
             self._spawn()
             self.deadline += _START_S
-        self.connection.send((function, arguments))
+        with suppress(BrokenPipeError):  # it died just now: `result` finds out
+            self.connection.send((function, arguments))
 
     def result(self) -> Any | Failure:
         """The result of the finished, late or dead job; the last two cost the child its life."""
@@ -111,7 +115,7 @@ class _Worker:
             return Failure("timeout", f"no answer within {self._timeout_s:.0f} s")
         try:
             return self.connection.recv()
-        except (EOFError, ConnectionResetError):
+        except (EOFError, OSError):
             self._process.join()
             code = self._process.exitcode
             end = signal.Signals(-code).name if code < 0 else f"exit code {code}"
