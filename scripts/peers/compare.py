@@ -15,6 +15,7 @@ from typing import Annotated, Any
 
 import numpy as np
 import typer
+from plot import plot
 from process import PeerProcess
 from runners import PEERS, Case, reference_module
 
@@ -177,6 +178,8 @@ def main(
         name = f"peers-{result['network']}-{result['target']}-{threads}t.json"
         (RESULTS / name).write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
         _into_readme(result)
+        if (width, resolution, threads) == (1.0, 224, 1):
+            plot(result, RESULTS / "peers.svg")
 
 
 if __name__ == "__main__":
