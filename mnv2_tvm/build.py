@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from mnv2_tvm import cli
-from mnv2_tvm.deploy.code_size import code_bytes
+from mnv2_tvm.deploy.elf import code_bytes
 from mnv2_tvm.deploy.library import Interface, write_library
 from mnv2_tvm.deploy.loader import LIBRARY
 from mnv2_tvm.deploy.manifest import MANIFEST, Manifest, file_sha256

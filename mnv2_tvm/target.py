@@ -53,12 +53,14 @@ class HostNeeds:
 
 @dataclass(frozen=True)
 class Link:
-    """The link recipe: clang's triple and CPU, lld's emulation, the ELF machine to expect back."""
+    """The link recipe: clang's triple and CPU, lld's options, and the ELF header to expect back."""
 
     triple: str
     cpu: str  # as `zig cc -mcpu=` spells it, with underscores
     emulation: str
+    lld_flags: tuple[str, ...]
     elf_machine: str
+    elf_flags: tuple[str, ...]  # names of pyelftools' E_FLAGS that must be set
 
 
 @dataclass(frozen=True)

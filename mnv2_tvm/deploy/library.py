@@ -8,6 +8,7 @@ from pathlib import Path
 from tvm_ffi import libinfo
 
 import mnv2_tvm
+from mnv2_tvm.deploy.elf import check_library
 from mnv2_tvm.deploy.link import compile_c, link_shared, write_object
 from mnv2_tvm.deploy.loader import HEADER, LIBRARY
 from mnv2_tvm.errors import UserError
@@ -66,6 +67,7 @@ def write_library(network: Compilation, interface: Interface, folder: Path) -> N
         flags = [f"-I{folder}", *(f"-I{path}" for path in sorted(includes))]
         compile_c(_SOURCES / "packed.c", target, objects[2], *flags)
         link_shared(objects, target, folder / LIBRARY, f"--version-script={exports}")
+    check_library(folder / LIBRARY, target)
 
 
 def _header(interface: Interface) -> str:

@@ -7,10 +7,9 @@ from typing import Any
 
 import tvm
 
+from mnv2_tvm.deploy.elf import PAGE_BYTES
 from mnv2_tvm.errors import UserError
 from mnv2_tvm.target import Target
-
-_PAGE_BYTES = 16384  # Android 15 and Apple pages; a multiple of every other
 
 
 def write_object(mod: tvm.IRModule, target: Target, path: Path) -> None:
@@ -30,8 +29,16 @@ def compile_c(source: Path, target: Target, path: Path, *flags: str) -> None:
 def link_shared(objects: list[Path], target: Target, path: Path, *flags: str) -> None:
     """Link a shared library without any system library in sight."""
     options = f"-m {target.link.emulation} -shared --build-id=none --gc-sections --hash-style=both"
-    options += f" -z noexecstack -z max-page-size={_PAGE_BYTES} -z common-page-size={_PAGE_BYTES}"
-    names = ["-soname", path.name, *flags, *map(str, objects), "-o", str(path)]
+    options += f" --strip-debug -z noexecstack -z max-page-size={PAGE_BYTES} -z common-page-size={PAGE_BYTES}"
+    names = [
+        "-soname",
+        path.name,
+        *target.link.lld_flags,
+        *flags,
+        *map(str, objects),
+        "-o",
+        str(path),
+    ]
     _run(["ld.lld", *options.split(), *names])
 
 

@@ -1,0 +1,93 @@
+"""Read a linked library back: is it what the target file and mnv2.h promise?"""
+
+from pathlib import Path
+from typing import Any
+
+from elftools.elf.constants import E_FLAGS, P_FLAGS, SH_FLAGS
+from elftools.elf.elffile import ELFFile
+
+from mnv2_tvm.errors import UserError
+from mnv2_tvm.target import Target
+
+PAGE_BYTES = 16384  # of Android 15; a multiple of the 4 KiB of the others
+
+EXPORTS = frozenset(
+    f"mnv2_{name}"
+    for name in (
+        "run",
+        "profile",
+        "set_threads",
+        "get_threads",
+        "workspace_bytes",
+        "layer_count",
+        "version",
+    )
+) | {"__tvm_ffi_mnv2_run"}
+
+# What the C runtime takes from the process that loads the library.
+_LIBC = frozenset(
+    "clock_gettime sched_yield memset memcpy pthread_create pthread_detach pthread_cond_wait "
+    "pthread_cond_broadcast pthread_mutex_lock pthread_mutex_trylock pthread_mutex_unlock".split()
+)
+_TVM = frozenset({"TVMFFIErrorSetRaisedFromCStr"})  # weak: present inside a TVM process only
+
+
+def code_bytes(library: Path) -> int:
+    """Bytes of all executable sections."""
+    with library.open("rb") as file:
+        return sum(
+            int(section["sh_size"])
+            for section in ELFFile(file).iter_sections()
+            if section["sh_flags"] & SH_FLAGS.SHF_EXECINSTR
+        )
+
+
+def check_library(library: Path, target: Target) -> None:
+    """Raise UserError with everything in the file that is not as promised."""
+    with library.open("rb") as file:
+        elf = ELFFile(file)
+        wrong = [*_header(elf, target), *_segments(elf), *_dynamic(elf, library.name)]
+    if wrong:
+        promises = f"targets/{target.name}.toml and mnv2.h promise"
+        raise UserError(f"{library} is not what {promises}:\n  " + "\n  ".join(wrong))
+
+
+def _header(elf: Any, target: Target) -> list[str]:
+    wrong = []
+    if elf["e_machine"] != target.link.elf_machine:
+        wrong.append(f"machine {elf['e_machine']}, not {target.link.elf_machine}")
+    for name in target.link.elf_flags:
+        if not elf["e_flags"] & getattr(E_FLAGS, name):
+            wrong.append(f"flags {elf['e_flags']:#x} lack {name}")
+    return wrong
+
+
+def _segments(elf: Any) -> list[str]:
+    wrong = []
+    for segment in elf.iter_segments():
+        if segment["p_type"] == "PT_LOAD" and segment["p_align"] % PAGE_BYTES:
+            wrong.append(f"a segment is aligned to {segment['p_align']} bytes, not {PAGE_BYTES}")
+        if segment["p_type"] == "PT_GNU_STACK" and segment["p_flags"] & P_FLAGS.PF_X:
+            wrong.append("the stack would be executable")
+    return wrong
+
+
+def _dynamic(elf: Any, name: str) -> list[str]:
+    wrong = []
+    tags = list(elf.get_section_by_name(".dynamic").iter_tags())
+    needed = [tag.needed for tag in tags if tag.entry.d_tag == "DT_NEEDED"]
+    sonames = [tag.soname for tag in tags if tag.entry.d_tag == "DT_SONAME"]
+    if needed:
+        wrong.append(f"it needs {', '.join(needed)}")
+    if sonames != [name]:
+        wrong.append(f"soname {sonames}, not {name}")
+    if elf.get_section_by_name(".gnu.version_r") is not None:
+        wrong.append("it needs versions of symbols")
+    symbols = list(elf.get_section_by_name(".dynsym").iter_symbols())
+    undefined = {s.name for s in symbols if s["st_shndx"] == "SHN_UNDEF" and s.name}
+    defined = {s.name for s in symbols if s["st_shndx"] != "SHN_UNDEF"}
+    if strange := undefined - _LIBC - _TVM:
+        wrong.append(f"undefined symbols beyond libc: {', '.join(sorted(strange))}")
+    if defined != EXPORTS:
+        wrong.append(f"exports differ by {', '.join(sorted(defined ^ EXPORTS))}")
+    return wrong
