@@ -25,9 +25,10 @@ EXPORTS = frozenset(
 ) | {"__tvm_ffi_mnv2_run"}
 
 # What the C runtime takes from the process that loads the library.
+_PTHREAD = "create detach cond_wait cond_broadcast mutex_lock mutex_trylock mutex_unlock"
 _LIBC = frozenset(
-    "clock_gettime sched_yield memset memcpy pthread_create pthread_detach pthread_cond_wait "
-    "pthread_cond_broadcast pthread_mutex_lock pthread_mutex_trylock pthread_mutex_unlock".split()
+    {"clock_gettime", "sched_yield", "memset", "memcpy"}
+    | {f"pthread_{name}" for name in _PTHREAD.split()}
 )
 _TVM = frozenset({"TVMFFIErrorSetRaisedFromCStr"})  # weak: present inside a TVM process only
 

@@ -29,17 +29,10 @@ def compile_c(source: Path, target: Target, path: Path, *flags: str) -> None:
 def link_shared(objects: list[Path], target: Target, path: Path, *flags: str) -> None:
     """Link a shared library without any system library in sight."""
     options = f"-m {target.link.emulation} -shared --build-id=none --gc-sections --hash-style=both"
-    options += f" --strip-debug -z noexecstack -z max-page-size={PAGE_BYTES} -z common-page-size={PAGE_BYTES}"
-    names = [
-        "-soname",
-        path.name,
-        *target.link.lld_flags,
-        *flags,
-        *map(str, objects),
-        "-o",
-        str(path),
-    ]
-    _run(["ld.lld", *options.split(), *names])
+    options += f" -z max-page-size={PAGE_BYTES} -z common-page-size={PAGE_BYTES}"
+    options += f" -z noexecstack --strip-debug -soname {path.name}"
+    inputs = [*target.link.lld_flags, *flags, *map(str, objects)]
+    _run(["ld.lld", *options.split(), *inputs, "-o", str(path)])
 
 
 def _run(arguments: list[str]) -> None:
