@@ -1,6 +1,8 @@
 """`python -m mnv2_tvm.build`: compile a network into a folder with one library."""
 
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -37,10 +39,11 @@ def build(
     replaced. Raises UserError where `output` cannot be written or holds something else.
     """
     decisions = decisions or Decisions.load(target, threads)
-    _check_output(output)
+    with _naming(output):
+        _check_output(output)
     compilation = compile_network(network.relax(), target, decisions, dump=dump)
     interface = Interface.of(compilation, threads)
-    try:
+    with _naming(output):
         output.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{output.name}-", dir=output.parent) as name:
             folder = Path(name) / "new"
@@ -48,12 +51,30 @@ def build(
             write_library(compilation, interface, folder)
             manifest = _manifest(compilation, interface, decisions, network, folder)
             manifest.write(folder)
-            if output.exists():
-                output.rename(Path(name) / "old")
-            folder.rename(output)
-    except OSError as error:
-        raise UserError(f"cannot write to {output}: {error.strerror or error}") from error
+            _put_in_place(folder, output, Path(name) / "old")
     return manifest
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Turn an OSError into a UserError that names what cannot be written."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"cannot write to {path}: {error.strerror or error}") from error
+
+
+def _put_in_place(folder: Path, output: Path, aside: Path) -> None:
+    """Rename `folder` to `output`; an earlier build stays if that fails."""
+    earlier = output.exists()
+    if earlier:
+        output.rename(aside)
+    try:
+        folder.rename(output)
+    except OSError:
+        if earlier:
+            aside.rename(output)
+        raise
 
 
 def _check_output(output: Path) -> None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from mnv2_tvm.errors import UserError
 from mnv2_tvm.kernels import Schedule, schedule_class
 from mnv2_tvm.layer import Layer
 from mnv2_tvm.passes.emit_network import emit_network
@@ -85,10 +86,16 @@ def compile_network(
     for number, (name, phase) in enumerate(PHASES, start=1):
         compilation = phase(compilation)
         if dump is not None:
-            dump.mkdir(parents=True, exist_ok=True)
-            text = compilation.module.script(show_meta=False)
-            (dump / f"{number}_{name}.py").write_text(text, encoding="utf-8")
+            _dump(compilation.module, dump / f"{number}_{name}.py")
     return compilation
+
+
+def _dump(module: Any, path: Path) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(module.script(show_meta=False), encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"cannot write the IR to {path}: {error.strerror or error}") from error
 
 
 def network_layers(module: Any) -> list[Layer]:

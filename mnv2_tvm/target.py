@@ -7,7 +7,7 @@ import tomllib
 from dataclasses import dataclass, fields
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_type_hints
 
 import tvm
 
@@ -82,10 +82,10 @@ class Target:
         Raises UserError for an unknown name, broken TOML, or a missing or mistyped key.
         """
         table = _read(_file(name))
-        candidates = table.get("best_of")
-        if candidates is None:
+        if "best_of" not in table:
             return _from_table(name, table)
-        targets = [cls.load(candidate) for candidate in candidates]
+        candidates = _candidates(_file(name), table)
+        targets = [_from_table(candidate, _read(_file(candidate))) for candidate in candidates]
         for target in targets:
             if not target.missing_here():
                 return target
@@ -122,16 +122,29 @@ def _read(path: Path) -> dict[str, Any]:
         raise UserError(f"{path}: not valid TOML: {error}") from error
 
 
+def _candidates(path: Path, table: dict[str, Any]) -> tuple[str, ...]:
+    """The targets of an alias: at least one, all of them files of machines."""
+    _check_keys(path, "", table, {"best_of"})
+    names = _names(path, "best_of", table["best_of"])
+    machines = [name for name in target_names() if "best_of" not in _read(_file(name))]
+    if not names or not set(names) <= set(machines):
+        raise UserError(f"{path}: key 'best_of' must name some of {', '.join(machines)}")
+    return names
+
+
 def _from_table(name: str, table: dict[str, Any]) -> Target:
     path = _file(name)
     _check_keys(path, "", table, {field.name for field in fields(Target)} - {"name"})
     _check_type(path, "description", table["description"], str)
     _check_type(path, "tvm", table["tvm"], dict)
+    vector = _section(path, "vector", table, Vector)
+    if vector.bytes & (vector.bytes - 1) or vector.bytes < 4:
+        raise UserError(f"{path}: key 'vector.bytes' must be a power of two from 4 up")
     return Target(
         name=name,
         description=table["description"],
         tvm=MappingProxyType(table["tvm"]),
-        vector=_section(path, "vector", table, Vector),
+        vector=vector,
         cache=_section(path, "cache", table, Cache),
         host=_section(path, "host", table, HostNeeds),
         link=_section(path, "link", table, Link),
@@ -142,19 +155,29 @@ def _section(path: Path, key: str, table: dict[str, Any], kind: type[T]) -> T:
     """One table of the file as the dataclass `kind`, every key present and of its type."""
     section = table[key]
     _check_type(path, key, section, dict)
-    types = {field.name: field.type for field in fields(kind)}  # type: ignore[arg-type]
+    types = get_type_hints(kind)
     _check_keys(path, f"{key}.", section, set(types))
-    values = {}
-    for name, value in section.items():
-        expected = types[name]
-        if expected is int and not (type(value) is int and value > 0):
-            raise UserError(f"{path}: key '{key}.{name}' must be a positive integer, not {value!r}")
-        if expected is str:
-            _check_type(path, f"{key}.{name}", value, str)
-        if isinstance(value, list):
-            value = tuple(str(item) for item in value)
-        values[name] = value
-    return kind(**values)
+    return kind(
+        **{name: _value(path, f"{key}.{name}", section[name], types[name]) for name in types}
+    )
+
+
+def _value(path: Path, key: str, value: Any, kind: type) -> Any:
+    """A value of the file as an int above 0, a str, or a tuple of str."""
+    if kind is int:
+        if type(value) is not int or value < 1:
+            raise UserError(f"{path}: key '{key}' must be a positive integer, not {value!r}")
+        return value
+    if kind is str:
+        _check_type(path, key, value, str)
+        return value
+    return _names(path, key, value)
+
+
+def _names(path: Path, key: str, value: Any) -> tuple[str, ...]:
+    if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+        raise UserError(f"{path}: key '{key}' must be a list of strings, not {value!r}")
+    return tuple(value)
 
 
 def _check_keys(path: Path, prefix: str, table: dict[str, Any], expected: set[str]) -> None:

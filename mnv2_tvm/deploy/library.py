@@ -66,7 +66,9 @@ def write_library(network: Compilation, interface: Interface, folder: Path) -> N
         includes = {libinfo.find_include_path(), libinfo.find_dlpack_include_path()}
         flags = [f"-I{folder}", *(f"-I{path}" for path in sorted(includes))]
         compile_c(_SOURCES / "packed.c", target, objects[2], *flags)
-        link_shared(objects, target, folder / LIBRARY, f"--version-script={exports}")
+        # nodelete: the library's threads outlive a dlclose.
+        flags = [f"--version-script={exports}", "-z", "nodelete"]
+        link_shared(objects, target, folder / LIBRARY, *flags)
     check_library(folder / LIBRARY, target)
 
 

@@ -1,6 +1,7 @@
 """Load a built library into this process and call it on numpy arrays."""
 
 import ctypes
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -106,7 +107,12 @@ def _open(folder: Path, manifest: Manifest) -> ctypes.CDLL:
         raise UserError(f"{folder} holds no {LIBRARY}; build it again")
     if file_sha256(path) != manifest.sha256:
         raise UserError(f"{path} is damaged: its SHA-256 is not the manifest's; build it again")
-    library = ctypes.CDLL(str(path.resolve()))
+    # Under a name of its own: the dynamic linker would take a library that was loaded from the
+    # same path before for this one, even if it was built anew since.
+    with tempfile.TemporaryDirectory(prefix="mnv2-") as scratch:
+        link = Path(scratch) / LIBRARY
+        link.symlink_to(path.resolve())
+        library = ctypes.CDLL(str(link))
     pointer, integer = ctypes.c_void_p, ctypes.c_int
     signatures: dict[str, tuple[Any, list[Any]]] = {
         "mnv2_run": (integer, [pointer] * 3),

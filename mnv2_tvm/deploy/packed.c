@@ -15,8 +15,8 @@ static int fail(const char *message) {
     return -1;
 }
 
-/* The memory of a tensor argument of at least `bytes`, or NULL. */
-static void *memory(const TVMFFIAny *argument, uint64_t bytes) {
+/* The memory of a contiguous CPU tensor of at least `count` elements of a type, or NULL. */
+static void *memory(const TVMFFIAny *argument, uint8_t code, uint8_t bits, uint64_t count) {
     const DLTensor *tensor;
     if (argument->type_index == kTVMFFIDLTensorPtr)
         tensor = argument->v_ptr;
@@ -24,9 +24,16 @@ static void *memory(const TVMFFIAny *argument, uint64_t bytes) {
         tensor = (const DLTensor *)((const char *)argument->v_obj + sizeof(TVMFFIObject));
     else
         return NULL;
-    uint64_t size = (uint64_t)tensor->dtype.bits / 8 * tensor->dtype.lanes;
-    for (int axis = 0; axis < tensor->ndim; axis++) size *= (uint64_t)tensor->shape[axis];
-    return size < bytes ? NULL : (char *)tensor->data + tensor->byte_offset;
+    if (tensor->dtype.code != code || tensor->dtype.bits != bits || tensor->dtype.lanes != 1)
+        return NULL;
+    if (tensor->device.device_type != kDLCPU) return NULL;
+    uint64_t size = 1;
+    for (int axis = tensor->ndim - 1; axis >= 0; axis--) {
+        if (tensor->strides && tensor->shape[axis] > 1 && (uint64_t)tensor->strides[axis] != size)
+            return NULL;
+        size *= (uint64_t)tensor->shape[axis];
+    }
+    return size < count ? NULL : (char *)tensor->data + tensor->byte_offset;
 }
 
 MNV2_API int __tvm_ffi_mnv2_run(void *self, const TVMFFIAny *arguments, int32_t count,
@@ -36,10 +43,11 @@ MNV2_API int __tvm_ffi_mnv2_run(void *self, const TVMFFIAny *arguments, int32_t 
     result->zero_padding = 0;
     result->v_int64 = 0;
     if (count != 3) return fail("mnv2_run takes input, output and workspace");
-    const float *input = memory(&arguments[0], sizeof(float) * MNV2_INPUT_SIZE);
-    float *output = memory(&arguments[1], sizeof(float) * MNV2_OUTPUT_SIZE);
-    void *workspace = memory(&arguments[2], MNV2_WORKSPACE_BYTES);
+    const float *input = memory(&arguments[0], kDLFloat, 32, MNV2_INPUT_SIZE);
+    float *output = memory(&arguments[1], kDLFloat, 32, MNV2_OUTPUT_SIZE);
+    void *workspace = memory(&arguments[2], kDLUInt, 8, MNV2_WORKSPACE_BYTES);
     if (!input || !output || !workspace)
-        return fail("mnv2_run: an argument is no tensor, or smaller than mnv2.h says");
+        return fail("mnv2_run takes float32 input and output and a uint8 workspace: contiguous "
+                    "tensors on the CPU, at least as large as mnv2.h says");
     return mnv2_run(input, output, workspace) ? fail("mnv2_run failed") : 0;
 }

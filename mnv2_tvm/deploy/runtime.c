@@ -9,6 +9,7 @@
 #include <sched.h>
 #include <stdatomic.h>
 #include <time.h>
+#include <unistd.h>
 
 #include <mnv2.h>
 
@@ -33,9 +34,12 @@ struct run {
     int threads;
 };
 
+static const pthread_mutex_t unlocked = PTHREAD_MUTEX_INITIALIZER;
+static const pthread_cond_t unwaited = PTHREAD_COND_INITIALIZER;
 static pthread_mutex_t owner = PTHREAD_MUTEX_INITIALIZER; /* held by the run that has the team */
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;  /* guards the three below */
 static pthread_cond_t wake = PTHREAD_COND_INITIALIZER;
+static atomic_int process; /* whose threads these are: a forked child has none of them */
 static struct run current;
 static unsigned generation;
 static int workers; /* threads started so far; the caller is one more of the team */
@@ -99,6 +103,24 @@ static void *work(void *number) {
     return NULL;
 }
 
+/* In a forked child, forget the team of the parent. Threads that come here at once wait for one. */
+static void settle(void) {
+    enum { SETTLING = -1 };
+    int self = getpid(), known = atomic_load(&process);
+    while (known != self) {
+        if (known != SETTLING && atomic_compare_exchange_strong(&process, &known, SETTLING)) {
+            if (known) {
+                owner = lock = unlocked;
+                wake = unwaited;
+                workers = 0;
+                atomic_store(&arrived, 0);
+            }
+            atomic_store(&process, self);
+        }
+        known = atomic_load(&process);
+    }
+}
+
 /* Start the workers that are missing, under `lock`. Returns the size of the team to be had. */
 static int team(int threads) {
     while (workers < threads - 1) {
@@ -113,6 +135,7 @@ static int team(int threads) {
 static int run(struct run run) {
     if (!run.input || !run.output || !run.workspace) return MNV2_ERROR_NULL;
     run.threads = atomic_load(&wanted);
+    if (run.threads > 1) settle();
     if (run.threads == 1 || pthread_mutex_trylock(&owner)) {
         run.threads = 1;
         walk(&run, 0);
@@ -144,6 +167,7 @@ int mnv2_profile(const float *input, float *output, void *workspace, double *sec
 
 int mnv2_set_threads(int count) {
     if (count < 1 || count > MNV2_MAX_THREADS) return MNV2_ERROR_THREADS;
+    settle();
     pthread_mutex_lock(&lock);
     int size = team(count);
     pthread_mutex_unlock(&lock);

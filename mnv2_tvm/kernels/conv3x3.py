@@ -21,7 +21,7 @@ from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
 
 from mnv2_tvm.kernels.loops import Index, inside, tile_count, tile_loop, window_loop
-from mnv2_tvm.kernels.registers import RegisterTile, load, relu6, unchanged, vectors
+from mnv2_tvm.kernels.registers import RegisterTile, load, most_vectors, relu6, unchanged, vectors
 from mnv2_tvm.kernels.schedule import Operands, Schedule
 from mnv2_tvm.layer import Layer
 from mnv2_tvm.target import Target
@@ -66,7 +66,7 @@ class Conv3x3(Schedule):
 
     def registers(self, layer: Layer, target: Target) -> int:
         """Accumulators, a row of weight vectors, and a broadcast pixel."""
-        columns = vectors(self.tile_n, target.vector.lanes)
+        columns = most_vectors(self.tile_n, layer.out_channels, target.vector.lanes)
         return self.tile_x * columns + columns + 1
 
     @property

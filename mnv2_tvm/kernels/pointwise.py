@@ -16,8 +16,8 @@ from itertools import product
 from typing import Literal, Self
 
 from mnv2_tvm.kernels.loops import Index, tile_count, tile_loop
-from mnv2_tvm.kernels.registers import RegisterTile, load, relu6, unchanged, vectors
-from mnv2_tvm.kernels.schedule import Operands, Schedule
+from mnv2_tvm.kernels.registers import RegisterTile, load, most_vectors, relu6, unchanged, vectors
+from mnv2_tvm.kernels.schedule import Operands, Schedule, distinct
 from mnv2_tvm.layer import Layer
 from mnv2_tvm.target import Target
 
@@ -50,10 +50,16 @@ class Pointwise(Schedule):
                 break
         orders: tuple[Literal["nm", "mn"], ...] = ("nm", "mn")
         unrolls = [unroll for unroll in (1, 2, 4) if unroll <= layer.in_channels]
-        return [
+        every = [
             cls(point.tile_m, point.tile_n, order, unroll)
             for point, order, unroll in product(points, orders, unrolls)
         ]
+        return distinct(every, lambda point: point._nest(layer))
+
+    def _nest(self, layer: Layer) -> tuple[object, ...]:
+        """What the loops come to: the order of a loop with one tile does not matter."""
+        both = self._row_tiles(layer) > 1 and self._panels(layer) > 1
+        return self.tile_m, self.tile_n, self.unroll_k, self.order if both else None
 
     @classmethod
     def default(cls, layer: Layer, target: Target) -> Self:
@@ -79,7 +85,7 @@ class Pointwise(Schedule):
 
     def registers(self, layer: Layer, target: Target) -> int:
         """Accumulators, a row of weight vectors, and a broadcast pixel."""
-        columns = vectors(self.tile_n, target.vector.lanes)
+        columns = most_vectors(self.tile_n, layer.out_channels, target.vector.lanes)
         return self.tile_m * columns + columns + 1
 
     @property

@@ -33,6 +33,11 @@ def vectors(channels: int, lanes: int) -> int:
     return len(cut(channels, lanes))
 
 
+def most_vectors(panel: int, channels: int, lanes: int) -> int:
+    """The same of the worst panel: a left-over one may be cut into more, narrower vectors."""
+    return max(vectors(panel, lanes), vectors(channels % panel, lanes))
+
+
 def load(buffer: Any, index: Index, lanes: int) -> Value:
     """`lanes` neighbouring values of a flat buffer."""
     return buffer[_range(index, lanes)]

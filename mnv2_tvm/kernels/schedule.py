@@ -5,11 +5,11 @@ the same frozen dataclass. From (layer, machine facts, decisions) it emits one T
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from math import prod
-from typing import Any, Self, get_args, get_type_hints
+from typing import Any, Self, TypeVar, get_args, get_type_hints
 
 import numpy as np
 from tvm import tirx
@@ -103,6 +103,14 @@ class Schedule(ABC):
 
     def __str__(self) -> str:
         return " ".join(f"{name}={value}" for name, value in self.to_json().items())
+
+
+Point = TypeVar("Point")
+
+
+def distinct(points: list[Point], key: Callable[[Point], Hashable]) -> list[Point]:
+    """The first of the points with each key."""
+    return list({key(point): point for point in reversed(points)}.values())[::-1]
 
 
 @contextmanager

@@ -27,27 +27,32 @@ def describe_layer(function: relax.Function) -> Description:
     Raises UserError where attributes (padding, dilation, layout ...) are not those of a kernel.
     """
     kind, epilogue = str(function.attrs["Composite"]).split(".")
-    calls = {
-        binding.value.op.name.removeprefix("relax."): binding.value
-        for binding in function.body.blocks[0].bindings
-        if isinstance(binding.value, relax.Call)
-    }
+    bindings = [b for b in function.body.blocks[0].bindings if isinstance(b.value, relax.Call)]
     position = {parameter: index for index, parameter in enumerate(function.params)}
     if kind == "pooling":
-        return _pooling(calls["mean"], position)
-    product = calls["nn.conv2d" if kind == "convolution" else "matmul"]
-    x, weight = position[product.args[0]], position[product.args[1]]
-    bias = next(
-        position[parameter]
-        for parameter in function.params
-        if len(parameter.ty.shape) == 1 and position[parameter] != weight
-    )
-    residual = next((i for i in range(len(position)) if i not in (x, weight, bias)), None)
+        return _pooling(bindings[0].value, position)
+    product, biased, *rest = bindings
+    x, weight = (position[argument] for argument in product.value.args)
+    bias = _other(biased.value, product.var)
+    layer = _dense(product.value) if kind == "dense" else _convolution(product.value, epilogue)  # type: ignore[arg-type]
+    _require(_shape(bias) == (layer.out_channels,), f"a bias of shape {_shape(bias)}")
+    residual = None
     if epilogue == "relu6":
-        bounds = [float(bound.value) for bound in calls["clip"].args[1:]]
+        bounds = [float(bound.value) for bound in rest[0].value.args[1:]]
         _require(bounds == [0.0, 6.0], f"clip to {bounds}; kernels have ReLU6, [0, 6]")
-    layer = _dense(product) if kind == "dense" else _convolution(product, epilogue)  # type: ignore[arg-type]
-    return Description(layer, x, weight, bias, residual)
+    if epilogue == "residual":
+        other = _other(rest[0].value, biased.var)
+        _require(layer.operator == "pwconv", f"an addition after {layer.operator}")
+        _require(other in position, "a layer added to itself")
+        _require(_shape(other) == layer.output_shape, f"an addition of shape {_shape(other)}")
+        residual = position[other]
+    return Description(layer, x, weight, position[bias], residual)
+
+
+def _other(addition: Any, known: Any) -> Any:
+    """The operand of an addition that is not `known`."""
+    first, second = addition.args
+    return second if first.same_as(known) else first
 
 
 def weight_taps(layer: Layer, weight: np.ndarray) -> np.ndarray:

@@ -23,7 +23,7 @@ def fuse_layers(mod: tvm.IRModule) -> tvm.IRModule:
         for binding in block.bindings:
             value = binding.value
             if isinstance(value, relax.Call) and isinstance(value.op, tvm.ir.Op):
-                raise UserError(f"no kernel for {value.op.name} at {binding.var.name_hint}")
+                raise UserError(f"no kernel for {value.op.name} at {binding.var.name}")
     return mod
 
 

@@ -8,6 +8,7 @@ every candidate ever measured there; it stays on the machine, and a later search
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -53,9 +54,9 @@ class Record:
             threads=_number(table, "threads", int),
             schedule=schedule,
             median_us=_number(table, "median_us", float),
-            samples_us=tuple(table["samples_us"]),
+            samples_us=_samples(table["samples_us"]),
             max_error=_number(table, "max_error", float),
-            provenance=dict(table["provenance"]),
+            provenance=_provenance(table["provenance"]),
         )
 
 
@@ -167,7 +168,22 @@ def _layer_and_schedule(table: dict[str, Any], keys: set[str]) -> tuple[Layer, S
 
 
 def _number(table: dict[str, Any], key: str, kind: type) -> Any:
+    """A time or error (float, 0 or more) or a count (int, 1 or more)."""
     value = table[key]
-    if isinstance(value, bool) or not isinstance(value, int | float) or not value >= 0:
+    if kind is int and not (type(value) is int and value >= 1):
+        raise UserError(f"{key} = {value!r} is not a count")
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < inf:
         raise UserError(f"{key} = {value!r} is not a number of 0 or more")
     return kind(value)
+
+
+def _samples(values: Any) -> tuple[float, ...]:
+    if not isinstance(values, list):
+        raise UserError(f"samples_us = {values!r} is not a list")
+    return tuple(_number({"samples_us": value}, "samples_us", float) for value in values)
+
+
+def _provenance(table: Any) -> dict[str, str]:
+    if not isinstance(table, dict) or not all(isinstance(text, str) for text in table.values()):
+        raise UserError(f"provenance = {table!r} is not an object of strings")
+    return table

@@ -1,0 +1,123 @@
+"""A layer's name and its shape are the same thing."""
+
+import functools
+from math import prod
+
+import pytest
+
+from mnv2_tvm.errors import UserError
+from mnv2_tvm.layer import Layer
+from mnv2_tvm.model import Architecture
+from mnv2_tvm.network import SourceNetwork
+from mnv2_tvm.pipeline import network_layers
+
+NETWORKS = [
+    Architecture(1.0, 224),
+    Architecture(1.4, 224),
+    Architecture(0.35, 96, classes=1),
+    Architecture(0.5, 33, classes=10, batch=2),
+    Architecture(0.75, 255, classes=1001, batch=7),
+]
+IDS = [f"{a.width}-{a.resolution}-{a.batch}" for a in NETWORKS]
+
+
+@functools.cache
+def layers_of(architecture: Architecture) -> list[Layer]:
+    network = SourceNetwork.make(architecture, None, seed=0)
+    return network_layers(network.relax())
+
+
+@pytest.mark.parametrize("architecture", NETWORKS, ids=IDS)
+def test_parse_is_the_inverse_of_name(architecture: Architecture) -> None:
+    layers = layers_of(architecture)
+    assert len(layers) == 54  # 52 convolutions, the mean, the classifier
+    for layer in layers:
+        assert Layer.parse(layer.name) == layer
+    assert len({layer.name for layer in layers}) == len(set(layers))
+
+
+@pytest.mark.parametrize("architecture", NETWORKS, ids=IDS)
+def test_layers_are_the_architectures_convolutions(architecture: Architecture) -> None:
+    """Shapes, strides and epilogues come through the Relax module and the patterns unchanged."""
+    convolutions = architecture.convolutions()
+    layers = [layer for layer in layers_of(architecture) if layer.operator != "avgpool"]
+    for layer, conv in zip(layers, convolutions, strict=True):
+        assert layer.operator == conv.kind
+        assert layer.input_shape == (
+            architecture.batch,
+            conv.height,
+            conv.width,
+            conv.in_channels,
+        )
+        assert prod(layer.output_shape) == architecture.batch * conv.out_elements
+        assert layer.stride == conv.stride
+        epilogue = "residual" if conv.residual else "relu6" if conv.relu6 else "linear"
+        assert layer.epilogue == epilogue
+        assert layer.weight_shape is not None
+        assert prod(layer.weight_shape) == prod(conv.weight_shape)
+
+
+@pytest.mark.parametrize("architecture", NETWORKS, ids=IDS)
+def test_flops_are_two_a_multiply_accumulate(architecture: Architecture) -> None:
+    layers = layers_of(architecture)
+    (pooling,) = [layer for layer in layers if layer.operator == "avgpool"]
+    flops = sum(layer.flops for layer in layers) - pooling.flops
+    assert flops == 2 * architecture.macs * architecture.batch
+    assert pooling.flops == prod(pooling.input_shape)
+
+
+@pytest.mark.parametrize(
+    ("layer", "name"),
+    [
+        (Layer("dwconv", 1, 112, 112, 96, 96, 2), "f32-dwconv-3x3s2-112x112x96"),
+        (Layer("dwconv", 2, 7, 9, 8, 8), "f32-dwconv-3x3s1-2x7x9x8"),
+        (Layer("conv", 1, 224, 224, 3, 32, 2), "f32-conv-3x3s2-224x224x3-32"),
+        (Layer("pwconv", 1, 14, 14, 8, 8, 1, "residual"), "f32-pwconv-14x14x8-8-residual"),
+        (Layer("pwconv", 1, 1, 1, 1280, 1, 1, "linear"), "f32-pwconv-1x1x1280-1-linear"),
+        (Layer("avgpool", 1, 7, 7, 1280, 1280, 1, "linear"), "f32-avgpool-7x7x1280"),
+    ],
+)
+def test_names_are_spelt_as_documented(layer: Layer, name: str) -> None:
+    assert layer.name == name
+    assert Layer.parse(name) == layer
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "",
+        "f32",
+        "conv-3x3s1-8x8x3-8",
+        "f16-pwconv-8x8x8-8",
+        "f32-softmax-8x8x8",
+        "f32-pwconv-8x8-8",
+        "f32-pwconv-1x1x8x8x8-8",
+        "f32-pwconv-8x8x8",  # no output channels
+        "f32-dwconv-3x3s1-8x8x8-8",  # with output channels
+        "f32-avgpool-8x8x8-8",
+        "f32-avgpool-8x8x8-linear",
+        "f32-conv-8x8x3-8",  # no window
+        "f32-pwconv-3x3s1-8x8x8-8",  # with a window
+        "f32-conv-3x3s3-8x8x3-8",
+        "f32-conv-5x5s1-8x8x3-8",
+        "f32-pwconv-8x8x8-8-relu6",
+        "f32-pwconv-8x8x8-8-tanh",
+        "f32-pwconv-1x8x8x8-8",  # a batch of one is not written
+        "f32-pwconv-08x8x8-8",
+        "f32-pwconv-0x8x8-8",
+        "f32-pwconv-8x8x8-0",
+        "f32-pwconv-8x8x-8-8",
+        "f32-pwconv-8x8x8-8 ",
+        "f32-pwconv-8x8x8-8\n",
+        "F32-PWCONV-8X8X8-8",
+    ],
+)
+def test_other_names_are_refused(name: str) -> None:
+    with pytest.raises(UserError, match="is not a layer's name"):
+        Layer.parse(name)
+
+
+@pytest.mark.parametrize(("extent", "stride", "out"), [(1, 1, 1), (1, 2, 1), (8, 2, 4), (9, 2, 5)])
+def test_output_extents_are_those_of_padding_one(extent: int, stride: int, out: int) -> None:
+    layer = Layer("dwconv", 1, extent, extent, 8, 8, stride)
+    assert layer.output_shape == (1, out, out, 8)
