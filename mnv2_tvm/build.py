@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from mnv2_tvm import cli
@@ -168,7 +167,7 @@ def main(
     network = SourceNetwork.make(architecture, weights, seed)
     decisions = Decisions.load(machine, threads, log_dir)
     manifest = build(machine, network, output, threads=threads, decisions=decisions, dump=dump)
-    Console(soft_wrap=True).print(summary(manifest, output))
+    cli.console().print(summary(manifest, output))
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Annotated, Any
 
 import typer
+from rich.console import Console
 
 from mnv2_tvm.errors import UserError
 
@@ -23,32 +24,37 @@ Threads = Annotated[int, typer.Option(help="Threads of a run.")]
 Seed = Annotated[int, typer.Option(help="Seed of random weights and inputs.")]
 
 
+def console() -> Console:
+    """Where a verb prints its tables: as wide as the terminal, and unwrapped in a file or pipe."""
+    return Console() if sys.stdout.isatty() else Console(width=240)
+
+
 def run_verb(main: Callable[..., Any], arguments: list[str] | None = None) -> None:
     """Run one verb's `main` on the command line; a UserError ends it in one sentence.
 
     Exit codes: 0 done, 1 a UserError, 2 a wrong option, 130 Ctrl-C.
     """
-    app = typer.Typer(
-        add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None
-    )
+    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
     app.command()(main)
     try:
         app(arguments)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        sys.exit(130)
+    except SystemExit as end:
+        if end.code == 130:  # typer's answer to Ctrl-C
+            print("interrupted", file=sys.stderr)
+        raise
 
 
 def main() -> None:
     """The console script: `mnv2-tvm VERB ...` is `python -m mnv2_tvm.VERB ...`."""
     verb = sys.argv[1] if len(sys.argv) > 1 else "--help"
     if verb not in VERBS:
-        print(f"usage: mnv2-tvm VERB [OPTIONS]; verbs: {', '.join(VERBS)}", file=sys.stderr)
-        print("mnv2-tvm VERB --help explains one.", file=sys.stderr)
-        sys.exit(0 if verb in ("--help", "-h") else 2)
+        asked = verb in ("--help", "-h")
+        usage = f"usage: mnv2-tvm VERB [OPTIONS]; verbs: {', '.join(VERBS)}"
+        print(f"{usage}\nmnv2-tvm VERB --help explains one.", file=None if asked else sys.stderr)
+        sys.exit(0 if asked else 2)
     name = "model.__main__" if verb == "model" else verb
     sys.argv[:2] = [f"mnv2-tvm {verb}"]
     run_verb(importlib.import_module(f"mnv2_tvm.{name}").main)

@@ -127,7 +127,7 @@ def main(
 ) -> None:
     """Show the schedules of a network's layers, or of one layer with its loop nest."""
     machine = Target.load(target)
-    console = Console(soft_wrap=True)
+    console = cli.console()
     if layer is not None and not re.search(r"[*?\[]", layer):
         _print(
             show(Layer.parse(layer), machine, threads=threads, log_dir=log_dir), machine, console

@@ -170,6 +170,20 @@ def test_attributes_that_no_kernel_has_are_named(emit: Callable[[Any], Any], wha
         layers_of(emit)
 
 
+def test_the_pipeline_hands_a_users_error_on() -> None:
+    """Whether an operator has no kernel, or the schedule of a layer cannot be had."""
+    target = Target.load("x86-avx2")
+
+    def refuse(layer: Layer) -> Any:
+        raise UserError(f"no schedule for {layer.name}")
+
+    dilated = module_of(lambda x: convolution(pointwise(x), dilation=(2, 2)))
+    with pytest.raises(UserError, match="no kernel for dilated convolution"):
+        compile_network(dilated, target, functools.partial(default_schedule, target=target))
+    with pytest.raises(UserError, match="no schedule for f32-conv"):
+        compile_network(network_of(TINY).relax(), target, refuse)
+
+
 def halved(x: Any) -> Any:
     """A residual that would be broadcast: [n, 1, 1, c] to [n, y, x, c]."""
     features = pointwise(x)
@@ -207,11 +221,11 @@ def test_a_bias_of_another_shape_is_refused() -> None:
         layers_of(network)
 
 
-def test_selected_kernels_run_in_tvms_own_machine(runnable: Target) -> None:
+def test_selected_kernels_run_in_tvms_own_machine(here: Target) -> None:
     """The module stays valid Relax: `call_tir` runs in the Relax VM with torch's numbers."""
     network = network_of(TINY)
-    choose = functools.partial(default_schedule, target=runnable)
-    module = select_kernels(fuse_layers(network.relax()), runnable, choose)
+    choose = functools.partial(default_schedule, target=here)
+    module = select_kernels(fuse_layers(network.relax()), here, choose)
     passes = relax.transform
     # The default pipeline without RewriteDataflowReshape, which takes kernels in S-TIR only.
     pipeline = tvm.transform.Sequential(
@@ -229,7 +243,7 @@ def test_selected_kernels_run_in_tvms_own_machine(runnable: Target) -> None:
             passes.AttachGlobalSymbol(),
         ]
     )
-    executable = relax.build(module, runnable.codegen(), relax_pipeline=pipeline)
+    executable = relax.build(module, here.codegen(), relax_pipeline=pipeline)
     images = network.images(seed=1)
     logits = relax.VirtualMachine(executable, tvm.cpu())["main"](tvm.runtime.tensor(images))
     assert relative_error(logits.numpy(), network.reference(images)) < 1e-5
@@ -246,7 +260,7 @@ def test_equal_layers_share_a_kernel() -> None:
     module = select_kernels(fuse_layers(network_of(TINY).relax()), target, choose)
     kernels = [f for f in module.functions.values() if isinstance(f, tvm.tirx.PrimFunc)]
     assert {str(kernel.attrs["layer"]) for kernel in kernels} == {layer.name for layer in chosen}
-    assert len(kernels) == len(set(chosen)) < len(chosen) == 54
+    assert len(kernels) == len(set(chosen)) < 54
 
 
 @pytest.mark.parametrize("architecture", NETWORKS, ids=IDS)

@@ -18,6 +18,8 @@ EXPORTS = frozenset(
         "profile",
         "set_threads",
         "get_threads",
+        "input_size",
+        "output_size",
         "workspace_bytes",
         "layer_count",
         "version",

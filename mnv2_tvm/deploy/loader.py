@@ -2,6 +2,7 @@
 
 import ctypes
 import tempfile
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,9 @@ class Network:
         _check_host(folder, self.manifest)
         self._library = _open(folder, self.manifest)
         size = self._library.mnv2_workspace_bytes()
-        if size != self.manifest.workspace_bytes:
+        sizes = (self._library.mnv2_input_size(), self._library.mnv2_output_size(), size)
+        said = (prod(self.input_shape), prod(self.output_shape), self.manifest.workspace_bytes)
+        if sizes != said or len(self.input_shape) != 4 or len(self.output_shape) != 2:
             raise UserError(f"{folder / MANIFEST} is not of the library beside it; build it again")
         self._memory = np.zeros(size + _ALIGNMENT, np.uint8)
         self._workspace = -(-self._memory.ctypes.data // _ALIGNMENT) * _ALIGNMENT
@@ -63,10 +66,12 @@ class Network:
 
     def run(self, images: Floats, result: Floats) -> None:
         """One call of `mnv2_run` on contiguous arrays of exactly the library's shapes."""
+        assert images.shape == self.input_shape and result.shape == self.output_shape
         _check_code(self._library.mnv2_run(images.ctypes.data, result.ctypes.data, self._workspace))
 
     def profile(self, images: Floats) -> dict[int, float]:
         """Run once and return the seconds of each layer by its number."""
+        assert images.shape == self.input_shape
         result = np.empty(self.output_shape, np.float32)
         seconds = np.zeros(self._library.mnv2_layer_count(), np.float64)
         arrays = (images.ctypes.data, result.ctypes.data, self._workspace, seconds.ctypes.data)
@@ -119,6 +124,8 @@ def _open(folder: Path, manifest: Manifest) -> ctypes.CDLL:
         "mnv2_profile": (integer, [pointer] * 4),
         "mnv2_set_threads": (integer, [integer]),
         "mnv2_get_threads": (integer, []),
+        "mnv2_input_size": (ctypes.c_size_t, []),
+        "mnv2_output_size": (ctypes.c_size_t, []),
         "mnv2_workspace_bytes": (ctypes.c_size_t, []),
         "mnv2_layer_count": (integer, []),
     }

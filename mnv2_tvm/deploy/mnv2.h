@@ -37,6 +37,8 @@ MNV2_API int mnv2_profile(const float *input, float *output, void *workspace, do
 MNV2_API int mnv2_set_threads(int count);
 MNV2_API int mnv2_get_threads(void);
 
+MNV2_API size_t mnv2_input_size(void);  /* floats */
+MNV2_API size_t mnv2_output_size(void); /* floats */
 MNV2_API size_t mnv2_workspace_bytes(void);
 MNV2_API int mnv2_layer_count(void);
 MNV2_API const char *mnv2_version(void);

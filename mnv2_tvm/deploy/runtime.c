@@ -177,6 +177,8 @@ int mnv2_set_threads(int count) {
 }
 
 int mnv2_get_threads(void) { return atomic_load(&wanted); }
+size_t mnv2_input_size(void) { return MNV2_INPUT_SIZE; }
+size_t mnv2_output_size(void) { return MNV2_OUTPUT_SIZE; }
 size_t mnv2_workspace_bytes(void) { return MNV2_WORKSPACE_BYTES; }
 int mnv2_layer_count(void) { return MNV2_LAYER_COUNT; }
 const char *mnv2_version(void) { return MNV2_VERSION; }

@@ -13,7 +13,9 @@ import traceback
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -81,7 +83,7 @@ class _Worker:
     def __init__(self) -> None:
         self._process: Any = None
         self._connection: Connection[Any, Any] | None = None
-        self._errors: Any = None  # the child's stderr
+        self._scratch: Any = None  # folder of the child's stderr and temporary files
         self.number = 0
         self.deadline = 0.0
         self._timeout_s = 0.0
@@ -119,7 +121,7 @@ class _Worker:
             self._process.join()
             code = self._process.exitcode
             end = signal.Signals(-code).name if code < 0 else f"exit code {code}"
-            words = self._errors.read().decode(errors="replace").strip()
+            words = _stderr(self._scratch.name).read_text(errors="replace").strip()
             self.kill()
             return Failure("crash", f"the process ended with {end}. {words}".strip())
 
@@ -128,16 +130,27 @@ class _Worker:
             self._process.kill()
             self._process.join()
             self.connection.close()
-            self._errors.close()
+            self._scratch.cleanup()
         self._process = self._connection = None
 
     def _spawn(self) -> None:
         context = multiprocessing.get_context("spawn")
         self._connection, theirs = context.Pipe()
-        self._errors = tempfile.NamedTemporaryFile(prefix="mnv2-worker-")  # noqa: SIM115
-        arguments = (theirs, self._errors.name)
+        # A linker that outlives its killed parent may still write there.
+        self._scratch = tempfile.TemporaryDirectory(
+            prefix="mnv2-worker-", ignore_cleanup_errors=True
+        )
+        _stderr(self._scratch.name).touch()  # the child may die before it can
+        arguments = (theirs, self._scratch.name)
         self._process = context.Process(target=_serve, args=arguments, daemon=True)
-        self._process.start()
+        # Ctrl-C is the parent's to handle, also while the child imports what it needs. The tracker
+        # of multiprocessing comes first: starting it would unblock the signal.
+        resource_tracker.ensure_running()
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            self._process.start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         theirs.close()
 
 
@@ -149,11 +162,15 @@ def _finished(busy: list[_Worker]) -> list[_Worker]:
     return [w for w in busy if w.connection in ready or w.deadline <= now]
 
 
-def _serve(connection: "Connection[Any, Any]", errors: str) -> None:
-    """The child: run jobs until the parent is gone. Ctrl-C is the parent's to handle."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    with open(errors, "wb") as file:  # noqa: PTH123
+def _stderr(scratch: str) -> Path:
+    return Path(scratch) / "stderr"
+
+
+def _serve(connection: "Connection[Any, Any]", scratch: str) -> None:
+    """The child: run jobs until the parent is gone."""
+    with _stderr(scratch).open("wb") as file:
         os.dup2(file.fileno(), 2)
+    tempfile.tempdir = scratch  # a killed job cannot clean up; the parent does
     while True:
         try:
             function, arguments = connection.recv()

@@ -76,6 +76,8 @@ def _pooling(call: Any, position: dict[Any, int]) -> Description:
 
 
 def _dense(call: Any) -> Layer:
+    shapes = [_shape(argument) for argument in call.args]
+    _require(all(len(shape) == 2 for shape in shapes), f"matmul of shapes {shapes}")
     (batch, depth), (_, channels) = _shape(call.args[0]), _shape(call.args[1])
     return Layer("pwconv", batch, 1, 1, depth, channels, 1, "linear")
 

@@ -56,7 +56,8 @@ def lifetimes(steps: tuple[Step, ...]) -> list[Lifetime]:
 def lower_bound(tensors: list[Lifetime]) -> int:
     """Bytes live during the worst step: no plan needs less."""
     steps = {tensor.first for tensor in tensors}
-    return max(sum(t.size for t in tensors if t.first <= step <= t.last) for step in steps)
+    live = (sum(t.size for t in tensors if t.first <= step <= t.last) for step in steps)
+    return max(live, default=0)
 
 
 def _first_fit(tensors: list[Lifetime]) -> Plan:
@@ -71,4 +72,4 @@ def _first_fit(tensors: list[Lifetime]) -> Plan:
             start = max(start, offset + other.size)
         placed.append((start, tensor))
     offsets = {tensor.name: offset for offset, tensor in placed}
-    return Plan(offsets, max(offset + tensor.size for offset, tensor in placed))
+    return Plan(offsets, max((offset + t.size for offset, t in placed), default=0))

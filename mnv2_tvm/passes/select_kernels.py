@@ -1,6 +1,6 @@
 """Replace each layer by a `call_tir` of its kernel, with its decisions and its packed weights."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from math import prod
 from typing import Any
 
@@ -10,7 +10,7 @@ from tvm.relax.expr_functor import PyExprMutator, mutator
 
 from mnv2_tvm.kernels import Schedule
 from mnv2_tvm.layer import Layer
-from mnv2_tvm.passes.describe_layer import describe_layer, weight_taps
+from mnv2_tvm.passes.describe_layer import Description, describe_layer, weight_taps
 from mnv2_tvm.target import Target
 
 
@@ -18,7 +18,14 @@ def select_kernels(
     mod: tvm.IRModule, target: Target, choose: Callable[[Layer], Schedule]
 ) -> tvm.IRModule:
     """`main` with a `call_tir` for each composite function; equal layers share one kernel."""
-    rewritten = _KernelSelector(mod, target, choose).run()
+    # Before the visitor runs: TVM turns an exception inside one into a RuntimeError.
+    parts = {
+        name: describe_layer(function)
+        for name, function in mod.functions.items()
+        if "Composite" in (function.attrs or {})
+    }
+    schedules = {part.layer: choose(part.layer) for part in parts.values()}
+    rewritten = _KernelSelector(mod, target, parts, schedules).run()
     kept = {
         name: function
         for name, function in rewritten.functions.items()
@@ -30,12 +37,17 @@ def select_kernels(
 @mutator
 class _KernelSelector(PyExprMutator):  # type: ignore[misc]
     def __init__(
-        self, mod: tvm.IRModule, target: Target, choose: Callable[[Layer], Schedule]
+        self,
+        mod: tvm.IRModule,
+        target: Target,
+        parts: Mapping[Any, Description],
+        schedules: Mapping[Layer, Schedule],
     ) -> None:
         super().__init__(mod)
         self._mod = mod
         self._target = target
-        self._choose = choose
+        self._parts = parts
+        self._schedules = schedules
         self._kernels: dict[Layer, Any] = {}
 
     def run(self) -> tvm.IRModule:
@@ -47,9 +59,9 @@ class _KernelSelector(PyExprMutator):  # type: ignore[misc]
         call = self.visit_expr_post_order(call)
         if not isinstance(call.op, tvm.ir.GlobalVar):
             return call
-        part = describe_layer(self._mod[call.op])
+        part = self._parts[call.op]
         layer = part.layer
-        schedule = self._choose(layer)
+        schedule = self._schedules[layer]
         if layer not in self._kernels:
             kernel = schedule.emit(layer, self._target)
             self._kernels[layer] = self.builder_.add_func(kernel, layer.name.replace("-", "_"))

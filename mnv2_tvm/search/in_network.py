@@ -103,7 +103,7 @@ def build_variant(
 def profile_libraries(folders: list[Path], seed: int) -> list[Samples]:
     """A worker's job: check and run the libraries in turn; the times of each layer of each."""
     networks = [load(folder) for folder in folders]
-    images = _checked_images(folders[0], networks, seed)
+    images = _checked_images(folders, networks, seed)
     samples: list[Samples] = [defaultdict(list) for _ in networks]
     for _ in range(_ROUNDS):
         for network, sample in zip(networks, samples, strict=True):
@@ -121,7 +121,7 @@ def profile_libraries(folders: list[Path], seed: int) -> list[Samples]:
 def time_libraries(folders: list[Path], seed: int) -> list[float]:
     """A worker's job: median milliseconds of a whole run of each library, in turn."""
     networks = [load(folder) for folder in folders]
-    images = _checked_images(folders[0], networks, seed)
+    images = _checked_images(folders, networks, seed)
     samples: list[list[float]] = [[] for _ in networks]
     for _ in range(_ROUNDS):
         for network, sample in zip(networks, samples, strict=True):
@@ -130,7 +130,7 @@ def time_libraries(folders: list[Path], seed: int) -> list[float]:
     return [float(np.median(sample)) * 1e3 for sample in samples]
 
 
-def _checked_images(folder: Path, networks: list, seed: int) -> np.ndarray:  # type: ignore[type-arg]
+def _checked_images(folders: list[Path], networks: list, seed: int) -> np.ndarray:  # type: ignore[type-arg]
     """The input of all runs, after each library gave torch's answer to it."""
     manifest = networks[0].manifest
     batch = manifest.input_shape[0]
@@ -138,7 +138,7 @@ def _checked_images(folder: Path, networks: list, seed: int) -> np.ndarray:  # t
     source = SourceNetwork.make(architecture, None, seed)
     images = source.images(seed)
     reference = source.reference(images)
-    for network in networks:
+    for folder, network in zip(folders, networks, strict=True):
         error = relative_error(network(images), reference)
         if not error <= TOLERANCE:
             raise UserError(f"the library in {folder} gives wrong numbers: error {error:.1e}")

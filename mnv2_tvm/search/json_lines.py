@@ -34,7 +34,7 @@ def read_lines(path: Path, parse: Callable[[dict[str, Any]], T]) -> tuple[list[T
     if not path.exists():
         return [], []
     good, bad = [], []
-    text = path.read_text(encoding="utf-8", errors="replace")
+    text = path.read_text(encoding="utf-8", errors="surrogateescape")
     for number, line in enumerate(text.splitlines(), start=1):
         if not line.strip():
             continue
@@ -53,7 +53,8 @@ def replace_lines(path: Path, lines: Iterable[str]) -> None:
     """Write all lines to a file beside `path` and move it there."""
     scratch = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        scratch.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+        text = "".join(f"{line}\n" for line in lines)
+        scratch.write_text(text, encoding="utf-8", errors="surrogateescape")
         scratch.replace(path)
     finally:
         scratch.unlink(missing_ok=True)

@@ -134,8 +134,21 @@ def search_layers(
                 continue
             break
     if not any(search.best for search in searches):
-        raise UserError(f"nothing could be measured; first failure: {tally.first_failure}")
+        raise UserError(f"nothing could be measured; {_first_failure(searches, tally)}")
     return tally
+
+
+def _first_failure(searches: list[LayerSearch], tally: Tally) -> str:
+    """Of this run, else of an earlier one."""
+    if tally.first_failure:
+        return f"first failure: {tally.first_failure}"
+    for search in searches:
+        for measurement in search.times.values():
+            return (
+                f"first failure, in the log: {search.layer.name}, {measurement.schedule}: "
+                f"{measurement.failure}"
+            )
+    return "the time budget was used up before the first candidate"
 
 
 def _propose(search: LayerSearch, model: CostModel, draw: random.Random) -> list[Schedule]:

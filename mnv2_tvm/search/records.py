@@ -6,6 +6,7 @@ every candidate ever measured there; it stays on the machine, and a later search
 """
 
 import json
+import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from math import inf
@@ -145,7 +146,11 @@ class Decisions:
         if log_dir is not None and not log_dir.is_dir():
             raise UserError(f"{log_dir} is not a folder of tuning logs")
         log = TuningLog.of(target, log_dir)
-        records = [record for record in log.records() if record.threads in (1, threads)]
+        records = [
+            record
+            for record in log.records()
+            if record.threads in (1, threads) and _fits(record, target, log)
+        ]
         records.sort(key=lambda record: record.threads == threads)
         return cls(target, {record.layer: record.schedule for record in records})
 
@@ -156,6 +161,18 @@ class Decisions:
     def source(self, layer: Layer) -> str:
         """`tuned` or `default`."""
         return "tuned" if layer in self.tuned else "default"
+
+
+def _fits(record: Record, target: Target, log: TuningLog) -> bool:
+    """Whether the schedule is one that a search could have found; says so if not."""
+    if record.schedule in schedule_class(record.layer).space(record.layer, target):
+        return True
+    print(
+        f"warning: {log.folder / RECORDS}: the record of {record.layer.name} is stale: "
+        f"{record.schedule} is outside today's search space; tune the layer again",
+        file=sys.stderr,
+    )
+    return False
 
 
 def _layer_and_schedule(table: dict[str, Any], keys: set[str]) -> tuple[Layer, Schedule]:

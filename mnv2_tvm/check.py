@@ -1,0 +1,77 @@
+"""Whether a built network and torch say the same of an image: the check of the run verb.
+
+This imports torch, so the verb imports it only when it is asked to check.
+"""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from mnv2_tvm.deploy.loader import Floats
+from mnv2_tvm.deploy.manifest import Manifest
+from mnv2_tvm.errors import UserError
+from mnv2_tvm.model import Architecture
+from mnv2_tvm.network import SourceNetwork, relative_error
+from mnv2_tvm.run import rank
+
+TOLERANCE = 1e-4  # largest error over the largest logit
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How well two networks agree on one image."""
+
+    top: int  # classes that both rank first, in the same order
+    error: float  # largest, over the largest logit
+
+    def __str__(self) -> str:
+        return (
+            f"torch agrees: the same top {self.top}, "
+            f"largest error {self.error:.0e} of the largest logit"
+        )
+
+
+def reference_network(manifest: Manifest, weights: Path | None) -> SourceNetwork:
+    """The network that a library was built from, for torch.
+
+    Random weights are made again from their seed; others come from the file `weights`. Raises
+    UserError where that file is missing, or given to a library with random weights.
+    """
+    architecture = Architecture(manifest.width, manifest.resolution, manifest.classes)
+    random = re.fullmatch(r"random, seed (\d+)", manifest.weights)
+    if random is None and weights is None:
+        raise UserError(
+            f"the library was built with the weights {manifest.weights}; "
+            "--check needs them: give --weights FILE"
+        )
+    if random is not None and weights is not None:
+        raise UserError(
+            f"the library was built with random weights, not with {weights}; leave --weights out"
+        )
+    return SourceNetwork.make(architecture, weights, int(random[1]) if random else 0)
+
+
+def check(
+    logits: Floats, images: Floats, reference: SourceNetwork, top: int, source: str
+) -> Agreement:
+    """Compare the logits [1, classes] of an image [1, y, x, 3], which is `source`, with torch's.
+
+    Raises UserError where they differ by more than the tolerance or rank the top classes in
+    another order.
+    """
+    expected = reference.reference(images)
+    error = relative_error(logits, expected)
+    if not error <= TOLERANCE:
+        raise UserError(
+            f"torch disagrees on {source}: the largest error is {error:.0e} of the largest logit; "
+            "if the library was built with these weights, build it again with "
+            "python -m mnv2_tvm.build"
+        )
+    ours, theirs = ([r.index for r in rank(values[0], top, None)] for values in (logits, expected))
+    if ours != theirs:
+        raise UserError(
+            f"torch disagrees on {source}: its top classes are {theirs}, the library's {ours}; "
+            f"the largest error is {error:.0e} of the largest logit: logits as near as that have "
+            "no order, so give a smaller --top"
+        )
+    return Agreement(len(ours), error)

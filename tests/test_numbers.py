@@ -1,0 +1,77 @@
+"""Whole networks against torch: every published width, odd resolutions, weights from files."""
+
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+from test_weights import State, as_timm
+
+from mnv2_tvm.build import build
+from mnv2_tvm.deploy.loader import load
+from mnv2_tvm.errors import UserError
+from mnv2_tvm.model import Architecture, random_state
+from mnv2_tvm.network import SourceNetwork, relative_error
+from mnv2_tvm.search.problem import TOLERANCE
+from mnv2_tvm.target import Target
+
+WIDTHS = (0.35, 0.5, 0.75, 1.0, 1.3, 1.4)
+ARCHITECTURES = [
+    *(Architecture(width, size) for width in WIDTHS for size in (96, 160, 224)),
+    # Resolutions that no stride divides: border and left-over tiles in every layer.
+    Architecture(0.75, 97),
+    Architecture(1.0, 131),
+]
+
+
+@pytest.fixture(scope="module")
+def x86() -> Target:
+    """The target of an alias: on every x86 host the code that its users get."""
+    try:
+        return Target.load("x86")
+    except UserError as error:
+        pytest.skip(str(error))
+
+
+def error_of(target: Target, network: SourceNetwork, reference: SourceNetwork) -> float:
+    """Build the network, run it on two images, and compare with torch."""
+    images = np.concatenate([network.images(seed=1), network.images(seed=2)])
+    with tempfile.TemporaryDirectory() as name:  # pytest would keep all of the libraries
+        build(target, network, Path(name) / "out")
+        logits = load(Path(name) / "out")(images)
+    expected = reference.reference(images)
+    assert logits.shape == expected.shape
+    assert relative_error(logits, expected[::-1]) > TOLERANCE, "both images look alike"
+    return relative_error(logits, expected)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES, ids=lambda a: f"{a.width}-{a.resolution}")
+def test_network_gives_the_numbers_of_torch(x86: Target, architecture: Architecture) -> None:
+    network = SourceNetwork.make(architecture, None, seed=0)
+    assert error_of(x86, network, network) <= TOLERANCE
+
+
+def save_torchvision_pth(state: State, folder: Path) -> Path:
+    torch.save(state, folder / "weights.pth")
+    return folder / "weights.pth"
+
+
+def save_timm_safetensors(state: State, folder: Path) -> Path:
+    save_file(as_timm(state), folder / "weights.safetensors")
+    return folder / "weights.safetensors"
+
+
+@pytest.mark.parametrize("save", [save_torchvision_pth, save_timm_safetensors])
+def test_weights_of_a_file_reach_the_library(
+    x86: Target, tmp_path: Path, save: Callable[[State, Path], Path]
+) -> None:
+    architecture = Architecture(0.5, 96, classes=7)
+    state = random_state(architecture, 3)
+    path = save(state, tmp_path)
+    network = SourceNetwork.make(architecture, path, seed=0)
+    assert network.weights == path.name
+    reference = SourceNetwork(architecture, state, "as they were before the file")
+    assert error_of(x86, network, reference) <= TOLERANCE

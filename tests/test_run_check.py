@@ -1,0 +1,190 @@
+"""`run --check`: torch on the same image, for libraries with random weights and with a file's."""
+
+import json
+import re
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import TINY, Built, run_python
+
+from mnv2_tvm.build import build
+from mnv2_tvm.check import check, reference_network
+from mnv2_tvm.cli import run_verb
+from mnv2_tvm.deploy.manifest import MANIFEST
+from mnv2_tvm.errors import UserError
+from mnv2_tvm.images import load_image
+from mnv2_tvm.model import random_state
+from mnv2_tvm.network import SourceNetwork
+from mnv2_tvm.run import main, rank
+from mnv2_tvm.target import Target
+
+CAT = Path(load_image.__code__.co_filename).parent / "samples" / "cat.jpg"
+AGREES = re.compile(r"torch agrees: the same top (\d+), largest error (\S+) of the largest logit")
+
+
+def invoke(capsys: pytest.CaptureFixture[str], *options: object) -> tuple[int, str, str]:
+    """Exit code and both streams of `python -m mnv2_tvm.run OPTIONS`."""
+    with pytest.raises(SystemExit) as ended:
+        run_verb(main, list(map(str, options)))
+    assert isinstance(ended.value.code, int)
+    return ended.value.code, *capsys.readouterr()
+
+
+@pytest.fixture(scope="module")
+def trained(here: Target, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A library built from a file of weights, and that file."""
+    folder = tmp_path_factory.mktemp("trained")
+    weights = folder / "weights.pth"
+    torch.save(random_state(TINY, 5), weights)
+    build(here, SourceNetwork.make(TINY, weights, 0), folder / "out")
+    return folder / "out", weights
+
+
+@pytest.fixture
+def other_seed(tiny: Built, tmp_path: Path) -> Path:
+    """The tiny library beside a manifest that names another seed than that of its weights."""
+    folder = tmp_path / "out"
+    shutil.copytree(tiny.folder, folder)
+    table = json.loads((folder / MANIFEST).read_text())
+    assert table["weights"] == "random, seed 0"
+    (folder / MANIFEST).write_text(json.dumps(table | {"weights": "random, seed 1"}))
+    return folder
+
+
+def test_random_weights_are_made_again_from_the_seed(
+    tiny: Built, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["--image", CAT, "--image", CAT, "--top", 3, "--check"]
+    code, output, errors = invoke(capsys, tiny.folder, *options)
+    assert (code, errors) == (0, "")
+    note, *lines = output.splitlines()
+    assert note.startswith("note: the weights are random ones (random, seed 0)")
+    assert lines[:5] == lines[5:]
+    agrees = AGREES.fullmatch(lines[4])
+    assert agrees is not None and agrees[1] == "3"
+    assert 0 < float(agrees[2]) <= 1e-4
+
+
+def test_fewer_classes_than_top(tiny: Built, capsys: pytest.CaptureFixture[str]) -> None:
+    code, output, _ = invoke(capsys, tiny.folder, "--image", CAT, "--top", 99, "--check")
+    assert code == 0
+    assert f"the same top {TINY.classes}," in output.splitlines()[-1]
+
+
+def test_weights_of_a_file(trained: tuple[Path, Path], capsys: pytest.CaptureFixture[str]) -> None:
+    folder, weights = trained
+    code, output, errors = invoke(capsys, folder, "--image", CAT, "--check", "--weights", weights)
+    assert (code, errors) == (0, "")
+    assert output.startswith(f"{CAT}\n"), "no note: these weights may mean something"
+    assert AGREES.fullmatch(output.splitlines()[-1])
+
+
+def test_weights_of_a_file_are_asked_for(
+    trained: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, output, errors = invoke(capsys, trained[0], "--image", CAT, "--check")
+    assert (code, output) == (1, "")
+    assert errors == (
+        "error: the library was built with the weights weights.pth; "
+        "--check needs them: give --weights FILE\n"
+    )
+
+
+def test_other_weights_disagree(
+    trained: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = tmp_path / "other.pth"
+    torch.save(random_state(TINY, 6), other)
+    options = ["--image", CAT, "--check", "--weights", other]
+    code, _, errors = invoke(capsys, trained[0], *options)
+    assert code == 1
+    assert errors.startswith(f"error: torch disagrees on {CAT}: the largest error is ")
+    assert errors.count("\n") == 1
+
+
+def test_another_seed_disagrees(other_seed: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, output, errors = invoke(capsys, other_seed, "--image", CAT, "--check")
+    assert code == 1
+    assert "torch agrees" not in output
+    assert errors.startswith(f"error: torch disagrees on {CAT}: ")
+    assert invoke(capsys, other_seed, "--image", CAT)[0] == 0
+
+
+def test_another_order_of_the_top_classes_disagrees(tiny: Built) -> None:
+    """Two logits as near as a rounding, exchanged: the error alone would pass."""
+    image = load_image(CAT, TINY.resolution)
+    network = replace(tiny.network, state=dict(tiny.network.state))
+    twin = "classifier.1.weight", "classifier.1.bias"
+    first, second = (r.index for r in rank(network.reference(image)[0], 2, None))
+    for key in twin:
+        tensor = network.state[key].clone()
+        tensor[second] = tensor[first]
+        network.state[key] = tensor
+    network.state["classifier.1.bias"][second] -= 1e-5
+    logits = network.reference(image)
+    assert [r.index for r in rank(logits[0], 2, None)] == [first, second]
+    assert check(logits, image, network, 2, "cat.jpg").error == 0
+
+    logits[0, [first, second]] = logits[0, [second, first]]
+    with pytest.raises(
+        UserError,
+        match=re.escape(f"top classes are [{first}, {second}], the library's [{second}, {first}]"),
+    ):
+        check(logits, image, network, 2, "cat.jpg")
+
+
+def test_an_error_above_the_tolerance_disagrees(tiny: Built) -> None:
+    image = load_image(CAT, TINY.resolution)
+    logits = tiny.network.reference(image)
+    smallest = int(np.argmin(np.abs(logits)))
+    largest = float(np.abs(logits).max())
+    for share, agrees in ((0.5e-4, True), (2e-4, False)):
+        wrong = logits.copy()
+        wrong[0, smallest] += share * largest
+        if agrees:
+            assert check(wrong, image, tiny.network, 1, "x").error == pytest.approx(share, rel=0.1)
+        else:
+            with pytest.raises(UserError, match="the largest error is 2e-04"):
+                check(wrong, image, tiny.network, 1, "x")
+    with pytest.raises(UserError, match="the largest error is inf"):
+        check(np.full_like(logits, np.nan), image, tiny.network, 1, "x")
+
+
+def test_the_reference_has_the_architecture_of_the_manifest(tiny: Built) -> None:
+    source = reference_network(tiny.manifest, None)
+    assert (source.architecture.width, source.architecture.classes) == (TINY.width, TINY.classes)
+    images = tiny.network.images(3)
+    np.testing.assert_array_equal(source.reference(images), tiny.network.reference(images))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--image", CAT, "--weights", "w.pth"], "--weights goes with --check"),
+        (["--input", "x.npy", "--output", "y.npy", "--check"], "--check goes with --image"),
+        (["--image", CAT, "--check", "--weights", "w.pth"], "the library was built with random"),
+    ],
+)
+def test_wrong_options_end_in_one_sentence(
+    tiny: Built, options: list[object], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, output, errors = invoke(capsys, tiny.folder, *options)
+    assert (code, output) == (1, "")
+    assert errors.startswith(f"error: {message}")
+    assert errors.count("\n") == 1
+
+
+@pytest.mark.parametrize("check_it", [False, True])
+def test_torch_is_imported_for_the_check_alone(tiny: Built, check_it: bool) -> None:
+    program = (
+        "import sys\nfrom pathlib import Path\nfrom mnv2_tvm.run import main\n"
+        f"main(Path(sys.argv[1]), [Path(sys.argv[2])], check={check_it})\n"
+        "print('torch' in sys.modules)"
+    )
+    done = run_python("-c", program, tiny.folder, CAT)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == str(check_it)

@@ -1,0 +1,125 @@
+"""The wheel: it carries its data, and its verbs run from an installed copy alone."""
+
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import skip_if_not_runnable
+
+from mnv2_tvm.data import data_folder
+from mnv2_tvm.deploy.loader import HEADER, LIBRARY, load
+from mnv2_tvm.deploy.manifest import MANIFEST
+from mnv2_tvm.search.records import RECORDS
+from mnv2_tvm.target import Target
+
+ROOT = Path(__file__).parents[1]
+
+
+def python(*arguments: str | Path, **keywords: object) -> str:
+    """Standard output of `python ARGUMENTS`; a failure shows what was printed."""
+    done = subprocess.run(
+        [sys.executable, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=600,
+        **keywords,  # type: ignore[call-overload]
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return str(done.stdout)
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Built from the checkout as its users build it, in isolation."""
+    folder = tmp_path_factory.mktemp("wheel")
+    options = ["--no-deps", "--disable-pip-version-check", "-w", folder]
+    python("-m", "pip", "wheel", ROOT, *options)
+    (path,) = folder.glob("mnv2_tvm-*.whl")
+    return path
+
+
+@pytest.fixture(scope="module")
+def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with nothing but the installed wheel."""
+    folder = tmp_path_factory.mktemp("installed")
+    options = ["--no-deps", "--disable-pip-version-check", "--no-index", "--target", folder]
+    python("-m", "pip", "install", *options, wheel)
+    return folder
+
+
+def run_installed(installed: Path, folder: Path, *arguments: str | Path) -> str:
+    """`python ARGUMENTS` in `folder`, with the installed package and the usual dependencies."""
+    environment = {**os.environ, "PYTHONPATH": str(installed)}
+    return python(*arguments, cwd=folder, env=environment)
+
+
+def test_wheel_has_all_data(wheel: Path) -> None:
+    names = set(zipfile.ZipFile(wheel).namelist())
+    package = ROOT / "mnv2_tvm"
+    sources = {f"mnv2_tvm/{path.relative_to(package)}" for path in package.rglob("*.py")}
+    assert sources <= names
+    assert {f"mnv2_tvm/targets/{path.name}" for path in (ROOT / "targets").iterdir()} <= names
+    assert {
+        "mnv2_tvm/deploy/mnv2.h",
+        "mnv2_tvm/deploy/runtime.c",
+        "mnv2_tvm/deploy/packed.c",
+        "mnv2_tvm/deploy/peak.c",
+        "mnv2_tvm/samples/cat.jpg",
+    } <= names
+    records = {
+        f"mnv2_tvm/tuning_logs/{path.parent.name}/{RECORDS}"
+        for path in data_folder("tuning_logs").glob(f"*/{RECORDS}")
+    }
+    assert records and records <= names
+
+
+def test_wheel_has_nothing_else(wheel: Path) -> None:
+    """No measurements of this machine, no locks, caches, tests or outputs."""
+    names = zipfile.ZipFile(wheel).namelist()
+    suffixes = {".py", ".c", ".h", ".md", ".jpg", ".toml", ".typed"}
+    strange = [
+        name
+        for name in names
+        if ".dist-info/" not in name
+        and Path(name).name != RECORDS
+        and (Path(name).suffix not in suffixes or not name.startswith("mnv2_tvm/"))
+    ]
+    assert not strange
+
+
+def test_data_comes_from_inside(installed: Path, tmp_path: Path) -> None:
+    program = (
+        "import mnv2_tvm; from mnv2_tvm.data import data_folder;"
+        "print(mnv2_tvm.__file__, data_folder('targets'), data_folder('tuning_logs'), sep='\\n')"
+    )
+    package = installed / "mnv2_tvm"
+    assert run_installed(installed, tmp_path, "-c", program).splitlines() == [
+        str(package / "__init__.py"),
+        str(package / "targets"),
+        str(package / "tuning_logs"),
+    ]
+
+
+def test_show_runs_and_takes_the_records_inside(installed: Path, tmp_path: Path) -> None:
+    output = run_installed(installed, tmp_path, "-m", "mnv2_tvm.show", "--target", "x86-avx2")
+    assert output.startswith("1.0-224 on x86-avx2\n")
+    rows = [line for line in output.splitlines() if line.startswith(" f32-")]
+    assert rows
+    assert all(" tuned " in row for row in rows)
+
+
+def test_build_runs(installed: Path, tmp_path: Path) -> None:
+    size = ["--width", "0.35", "--resolution", "32"]
+    options = ["--target", "x86-avx2", *size, "-o", "out"]
+    output = run_installed(installed, tmp_path, "-m", "mnv2_tvm.build", *options)
+    assert "x86-avx2, 1 thread(s)" in output
+    files = {path.name for path in (tmp_path / "out").iterdir()}
+    assert files == {LIBRARY, HEADER, MANIFEST}
+    skip_if_not_runnable(Target.load("x86-avx2"))
+    network = load(tmp_path / "out")
+    assert network(np.zeros(network.input_shape, np.float32)).shape == (1, 1000)
