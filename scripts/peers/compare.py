@@ -126,8 +126,9 @@ def table(result: dict[str, Any]) -> str:
     good = sorted((r for r in result["rows"] if "failed" not in r), key=lambda r: r["median_ms"])
     lines = [
         f"MobileNetV2-{result['network']}, fp32, batch 1, {result['threads']} thread(s), "
-        f"{result['cpu']}, {result['cores']} cores, {result['date'][:10]}; ours reaches "
-        f"{result['our_share_of_peak']:.0%} of the FMA peak of {result['peak_gflops']:.0f} GFLOP/s.",
+        f"{result['cpu']}, {result['cores']} cores, {result['target']}, {result['date'][:10]}; "
+        f"ours reaches {result['our_share_of_peak']:.0%} of the FMA peak, measured as "
+        f"{result['peak_gflops']:.0f} GFLOP/s.",
         "",
         "| runtime | version | median ms | ours is faster by | memory growth MB | max rel. error |",
         "|---|---|---:|---:|---:|---:|",
