@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from time import perf_counter
+from typing import Protocol
 
 import numpy as np
 import tvm
 from tvm import relax
 
-from mnv2_tvm.deploy.loader import Network
 from mnv2_tvm.deploy.manifest import Manifest
 from mnv2_tvm.errors import UserError
 from mnv2_tvm.model import Architecture
@@ -81,8 +81,19 @@ def source_of(folder: Path, weights: Path | None) -> SourceNetwork:
     return SourceNetwork.make(architecture, weights, int(seeded[1]) if seeded else 0)
 
 
+class Runnable(Protocol):
+    """A loaded library: on this host, or on a board."""
+
+    manifest: Manifest
+    input_shape: tuple[int, ...]
+    output_shape: tuple[int, ...]
+
+    def __call__(self, images: np.ndarray, /) -> np.ndarray:
+        """Logits [n, classes] of images [n, y, x, 3]."""
+
+
 def check_numbers(
-    folder: Path, network: Network, source: SourceNetwork, images: np.ndarray
+    folder: Path, network: Runnable, source: SourceNetwork, images: np.ndarray
 ) -> float:
     """The relative error of the library in `folder` against torch, on `images` [n, y, x, 3].
 

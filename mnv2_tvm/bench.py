@@ -1,27 +1,28 @@
 """`python -m mnv2_tvm.bench`: check the numbers of a built library, then measure it."""
 
-import json
 import sys
 import tempfile
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
 import typer
-from rich import box
 from rich.console import Console
-from rich.table import Table
 
 from mnv2_tvm import cli
-from mnv2_tvm.baseline import Comparison, check_baseline, check_numbers, compare, run_ms, source_of
+from mnv2_tvm.baseline import check_baseline, check_numbers, compare, run_ms, source_of
+from mnv2_tvm.bench_result import BenchResult, Latency, LayerTime, layer_table, summary
 from mnv2_tvm.build import build
 from mnv2_tvm.deploy.loader import load
 from mnv2_tvm.deploy.manifest import Manifest
+from mnv2_tvm.device.remote_bench import bench_on_board
+from mnv2_tvm.device.session import Address
+from mnv2_tvm.device.tracker import parse_address
 from mnv2_tvm.errors import UserError
 from mnv2_tvm.host import this_host
-from mnv2_tvm.memory import Memory, measure_in_child
+from mnv2_tvm.memory import measure_in_child
 from mnv2_tvm.model import Architecture
 from mnv2_tvm.network import SourceNetwork
 from mnv2_tvm.peak import PeakProbe
@@ -30,54 +31,6 @@ from mnv2_tvm.target import Target
 from mnv2_tvm.versions import versions
 
 _PLAIN_COLUMNS = 100  # of a table that goes into a file or a pipe
-
-
-@dataclass(frozen=True)
-class Latency:
-    """Percentiles of one run's time."""
-
-    median_ms: float
-    p10_ms: float
-    p90_ms: float
-    min_ms: float
-
-
-@dataclass(frozen=True)
-class LayerTime:
-    """One layer inside the network."""
-
-    name: str
-    source: str  # of its schedule: tuned or default
-    median_us: float
-    time_share: float
-    gflop_per_s: float
-    peak_share: float
-
-
-@dataclass(frozen=True)
-class BenchResult:
-    """What `bench` found; the keys of `--json` are these names."""
-
-    date: str  # UTC, ISO 8601
-    host: dict[str, Any]  # cpu, cores, machine
-    versions: dict[str, str]  # of what measured; the manifest has those of what built
-    manifest: Manifest  # target, network, sizes, schedules
-    threads: int
-    runs: int
-    warmup: int
-    seed: int  # of the input
-    relative_error: float  # against torch
-    latency: Latency
-    gflop_per_s: float  # at the median
-    peak_gflop_per_s: float  # of as many threads, the better of before and after the runs
-    peak_share: float
-    memory: Memory
-    layers: tuple[LayerTime, ...]  # in network order; empty unless asked for
-    baseline: Comparison | None
-
-    def to_json(self) -> str:
-        """One object, indented."""
-        return json.dumps(asdict(self), indent=2) + "\n"
 
 
 def bench(
@@ -112,10 +65,10 @@ def bench(
     before = probe.gflop_per_s(network.threads)
     for _ in range(warmup):
         run()
-    times_ms = np.array([run_ms(run) for _ in range(runs)])
+    times_ms = [run_ms(run) for _ in range(runs)]
     profiles = [list(network.profile(images).values()) for _ in range(runs if per_layer else 0)]
     peak = max(before, probe.gflop_per_s(network.threads))
-    latency = Latency(*(float(f) for f in np.percentile(times_ms, [50, 10, 90, 0])))
+    latency = _latency(times_ms)
     rate = manifest.flops / latency.median_ms / 1e6
     host = this_host()
     return BenchResult(
@@ -138,50 +91,58 @@ def bench(
     )
 
 
+def bench_remotely(
+    folder: Path,
+    source: SourceNetwork,
+    address: Address,
+    *,
+    threads: int | None = None,
+    runs: int = 100,
+    warmup: int = 10,
+    seed: int = 0,
+    per_layer: bool = False,
+) -> BenchResult:
+    """The same on a board: the library that `build` wrote is uploaded, checked and timed there."""
+    options = {"threads": threads, "runs": runs, "warmup": warmup, "seed": seed}
+    times = bench_on_board(folder, source, address, per_layer=per_layer, **options)  # type: ignore[arg-type]
+    manifest = Manifest.read(folder)
+    latency = _latency(times.times_ms)
+    medians = np.array(times.layers_us)
+    return BenchResult(
+        date=datetime.now(UTC).isoformat(timespec="seconds"),
+        host=times.board | {"clocks_mhz": times.clock_mhz, "temperatures_c": times.temperature_c},
+        versions=versions(),
+        manifest=manifest,
+        threads=times.threads,
+        runs=runs,
+        warmup=warmup,
+        seed=seed,
+        relative_error=times.relative_error,
+        latency=latency,
+        gflop_per_s=manifest.flops / latency.median_ms / 1e6,
+        peak_gflop_per_s=None,
+        peak_share=None,
+        memory=None,
+        layers=_layer_times(manifest, medians, None) if per_layer else (),
+        baseline=None,
+        emulated=times.emulated,
+        warnings=tuple(times.warnings()),
+    )
+
+
+def _latency(times_ms: Sequence[float]) -> Latency:
+    return Latency(*(float(f) for f in np.percentile(times_ms, [50, 10, 90, 0])))
+
+
 def _layer_times(
-    manifest: Manifest, medians_us: np.ndarray, peak_gflop_per_s: float
+    manifest: Manifest, medians_us: np.ndarray, peak_gflop_per_s: float | None
 ) -> tuple[LayerTime, ...]:
     rows = []
     for layer, us in zip(manifest.layers, medians_us.tolist(), strict=True):
         share, rate = us / medians_us.sum().item(), layer["flops"] / us / 1e3
-        of_peak = rate / peak_gflop_per_s
+        of_peak = rate / peak_gflop_per_s if peak_gflop_per_s else None
         rows.append(LayerTime(layer["name"], layer["source"], us, share, rate, of_peak))
     return tuple(rows)
-
-
-def summary(result: BenchResult) -> Table:
-    """The whole network in a few rows."""
-    manifest, ms, memory = result.manifest, result.latency, result.memory
-    table = Table.grid(padding=(0, 2))
-    table.add_row("target", f"{manifest.target}, {result.threads} thread(s)")
-    table.add_row("host", f"{result.host['cpu']}, {result.host['cores']} core(s)")
-    table.add_row("network", f"{manifest.width}_{manifest.resolution}, {manifest.weights}")
-    table.add_row("numbers", f"relative error {result.relative_error:.1e} against torch")
-    spread = f"p10 {ms.p10_ms:.3f}, p90 {ms.p90_ms:.3f}, min {ms.min_ms:.3f}"
-    count = f"{result.runs} runs of {manifest.input_shape[0]} image(s)"
-    table.add_row("latency", f"median {ms.median_ms:.3f} ms, {spread}; {count}")
-    share = f"{result.peak_share:.0%} of the FMA peak, {result.peak_gflop_per_s:.1f} measured"
-    table.add_row("speed", f"{result.gflop_per_s:.1f} GFLOP/s, {share}")
-    mib = [size / 2**20 for size in (memory.rss_growth_bytes, memory.peak_rss_bytes)]
-    table.add_row("memory", f"{mib[0]:.1f} MiB for the network, {mib[1]:.1f} with the process")
-    if other := result.baseline:
-        ratio = f"{other.ratio:.1f} x ours ({other.rounds} rounds in turns)"
-        text = f"median {other.median_ms:.3f} ms on {other.threads} thread, {ratio}"
-        table.add_row(f"stock {other.name}", text)
-    return table
-
-
-def layer_table(layers: tuple[LayerTime, ...]) -> Table:
-    """One row a layer."""
-    table = Table(box=box.SIMPLE, padding=(0, 1, 0, 0), pad_edge=False)
-    table.add_column("layer", no_wrap=True)
-    for heading in ("median us", "time", "GFLOP/s", "of peak"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    table.add_column("schedule", no_wrap=True)
-    for row in layers:
-        shares = (f"{row.time_share:.1%}", f"{row.gflop_per_s:.1f}", f"{row.peak_share:.0%}")
-        table.add_row(row.name, f"{row.median_us:.1f}", *shares, row.source)
-    return table
 
 
 def _refuse_options_of_a_build(context: typer.Context) -> None:
@@ -208,9 +169,14 @@ def main(
     runs: Annotated[int, typer.Option(help="Timed runs.")] = 100,
     warmup: Annotated[int, typer.Option(help="Runs before those.")] = 10,
     baseline: Annotated[str | None, typer.Option(help="Time it in turns with ours: relax.")] = None,
+    tracker: Annotated[
+        str | None, typer.Option(help="HOST:PORT: on a board with the target's name.")
+    ] = None,
 ) -> None:
     """Check the numbers of a built library, or of one built for a target, and measure it."""
     check_baseline(baseline)
+    if baseline and tracker:
+        raise UserError("--baseline runs on this host; leave it or --tracker out")
     if json_file is not None and not json_file.parent.is_dir():
         raise UserError(f"cannot write {json_file}: {json_file.parent} is not a folder")
     with tempfile.TemporaryDirectory(prefix="mnv2-bench-") as scratch:
@@ -224,16 +190,12 @@ def main(
             folder, source = library, source_of(library, weights)
         else:
             raise UserError("give either --library DIR or --target NAME")
-        result = bench(
-            folder,
-            source,
-            threads=threads,
-            runs=runs,
-            warmup=warmup,
-            seed=seed,
-            per_layer=per_layer,
-            baseline=baseline,
-        )
+        where = {"threads": threads, "runs": runs, "warmup": warmup, "seed": seed}
+        if tracker is None:
+            result = bench(folder, source, per_layer=per_layer, baseline=baseline, **where)  # type: ignore[arg-type]
+        else:
+            address = Address(parse_address(tracker), Manifest.read(folder).target)
+            result = bench_remotely(folder, source, address, per_layer=per_layer, **where)  # type: ignore[arg-type]
     console = Console(width=None if sys.stdout.isatty() else _PLAIN_COLUMNS, soft_wrap=True)
     console.print(summary(result))
     if result.layers:

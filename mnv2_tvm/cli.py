@@ -6,7 +6,7 @@ Each verb is a module `mnv2_tvm.VERB` with a plain function of the same name fir
 
 import importlib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any
 
 import typer
@@ -14,7 +14,7 @@ from rich.console import Console
 
 from mnv2_tvm.errors import UserError
 
-VERBS = ("tune", "build", "bench", "run", "show", "doctor", "model")
+VERBS = ("tune", "build", "bench", "run", "show", "doctor", "model", "device")
 
 Target = Annotated[str, typer.Option(help="A file in targets/, without .toml.")]
 Width = Annotated[float, typer.Option(help="Width multiplier, 0.35 to 1.4.")]
@@ -29,13 +29,23 @@ def console() -> Console:
     return Console() if sys.stdout.isatty() else Console(width=240)
 
 
-def run_verb(main: Callable[..., Any], arguments: list[str] | None = None) -> None:
+def run_verb(
+    main: Callable[..., Any],
+    arguments: list[str] | None = None,
+    verbs: Mapping[str, Callable[..., Any]] | None = None,
+) -> None:
     """Run one verb's `main` on the command line; a UserError ends it in one sentence.
 
+    With `verbs` of its own, such as `device list`, `main` does nothing but explain them.
     Exit codes: 0 done, 1 a UserError, 2 a wrong option, 130 Ctrl-C.
     """
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
-    app.command()(main)
+    if verbs is None:
+        app.command()(main)
+    else:
+        app.callback()(main)
+        for name, function in verbs.items():
+            app.command(name)(function)
     try:
         app(arguments)
     except UserError as error:
@@ -55,6 +65,7 @@ def main() -> None:
         usage = f"usage: mnv2-tvm VERB [OPTIONS]; verbs: {', '.join(VERBS)}"
         print(f"{usage}\nmnv2-tvm VERB --help explains one.", file=None if asked else sys.stderr)
         sys.exit(0 if asked else 2)
-    name = "model.__main__" if verb == "model" else verb
+    name = f"{verb}.__main__" if verb in ("model", "device") else verb
     sys.argv[:2] = [f"mnv2-tvm {verb}"]
-    run_verb(importlib.import_module(f"mnv2_tvm.{name}").main)
+    module = importlib.import_module(f"mnv2_tvm.{name}")
+    run_verb(module.main, verbs=getattr(module, "VERBS", None))

@@ -137,7 +137,7 @@ def _pip(*arguments: str) -> str:
 
 def _reinstall(prefix: str, requirements: list[str]) -> str:
     """Of TVM and its FFI it takes both, so all requirements that start with `prefix`."""
-    wanted = [requirement for requirement in requirements if requirement.startswith(prefix)]
+    wanted = sorted(one for one in requirements if one.startswith(prefix))
     return _pip("--force-reinstall", *(wanted or [prefix]))
 
 

@@ -79,8 +79,8 @@ def _alike(line: str) -> str:
     return f"{store[0]} {sorted(set(buffers))}" if store else line
 
 
-def _overview(layers: list[Layer], decisions: Decisions, title: str) -> Table:
-    table = Table("layer", "source", "decisions", title=title, box=None, title_justify="left")
+def _overview(layers: list[Layer], decisions: Decisions) -> Table:
+    table = Table("layer", "source", "decisions", box=None)
     for layer in dict.fromkeys(layers):
         table.add_row(layer.name, decisions.source(layer), str(decisions(layer)))
     return table
@@ -137,8 +137,8 @@ def main(
     layers = [one for one in network_layers(network.relax()) if fnmatchcase(one.name, layer or "*")]
     if not layers:
         raise UserError(f"no layer matches '{layer}'; leave --layer out to see all")
-    title = f"{width}-{resolution} on {machine.name}"
-    console.print(_overview(layers, Decisions.load(machine, threads, log_dir), title))
+    console.print(f"{width}-{resolution} on {machine.name}", highlight=False)
+    console.print(_overview(layers, Decisions.load(machine, threads, log_dir)))
 
 
 if __name__ == "__main__":

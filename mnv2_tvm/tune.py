@@ -11,13 +11,16 @@ import typer
 from rich.console import Console
 
 from mnv2_tvm import cli
+from mnv2_tvm.device.session import Address, board_name
+from mnv2_tvm.device.tracker import parse_address
 from mnv2_tvm.errors import UserError
 from mnv2_tvm.host import this_host
 from mnv2_tvm.model import Architecture
 from mnv2_tvm.network import SourceNetwork
 from mnv2_tvm.pipeline import network_layers
+from mnv2_tvm.search.candidate_bench import Tally
 from mnv2_tvm.search.in_network import RESERVE_S, InNetwork, measure_in_network
-from mnv2_tvm.search.layers import LayerSearch, Tally, known_layers, search_layers
+from mnv2_tvm.search.layers import LayerSearch, known_layers, search_layers
 from mnv2_tvm.search.progress import Progress
 from mnv2_tvm.search.records import Decisions, Record, TuningLog
 from mnv2_tvm.target import Target
@@ -44,6 +47,7 @@ def tune(
     layer: str = "*",
     log_dir: Path | None = None,
     seed: int = 0,
+    tracker: tuple[str, int] | None = None,
     console: Console | None = None,
 ) -> TuneReport:
     """Search the layers whose names match the glob `layer`, at most `trials` points of each.
@@ -53,9 +57,12 @@ def tune(
     target, nothing matches, the log cannot be written, or nothing could be measured.
     """
     start = time.monotonic()
-    lacking = target.missing_here()
-    if lacking:
-        raise UserError(f"this host cannot measure {target.name}: it lacks {', '.join(lacking)}")
+    address = None
+    if tracker is None:
+        _require_this_host(target)
+    else:
+        address = Address(tracker, target.name)
+        address.boards()
     log = TuningLog.of(target, log_dir)
     log.open_for_writing()
     layers = network_layers(SourceNetwork.make(architecture, None, seed).relax())
@@ -74,15 +81,39 @@ def tune(
             seed=seed,
             reserve_s=min(RESERVE_S, time_budget_s / 2),
             progress=progress,
+            address=address,
         )
         base = Decisions.load(target, threads, log_dir)
         measured = [search for search in searches if search.best]
         result = measure_in_network(
-            measured, target, architecture, base, threads=threads, seed=seed, progress=progress
+            measured,
+            target,
+            architecture,
+            base,
+            threads=threads,
+            seed=seed,
+            progress=progress,
+            address=address,
         )
-    records = _records(measured, result, threads)
+    records = _records(measured, result, threads, _machine(address))
     log.keep(records)
     return TuneReport(records, tally, result, time.monotonic() - start)
+
+
+def _require_this_host(target: Target) -> None:
+    lacking = target.missing_here()
+    if lacking:
+        raise UserError(
+            f"this host cannot measure {target.name}: it lacks {', '.join(lacking)}. Measure on a "
+            "board with --tracker HOST:PORT; see python -m mnv2_tvm.device --help"
+        )
+
+
+def _machine(address: Address | None) -> str:
+    """What the times were measured on, for the records."""
+    if address is None:
+        return this_host().cpu
+    return board_name(address)
 
 
 def _opening(target: Target, searches: list[LayerSearch], threads: int, log: TuningLog) -> str:
@@ -94,10 +125,12 @@ def _opening(target: Target, searches: list[LayerSearch], threads: int, log: Tun
     )
 
 
-def _records(searches: list[LayerSearch], result: InNetwork, threads: int) -> list[Record]:
+def _records(
+    searches: list[LayerSearch], result: InNetwork, threads: int, machine: str
+) -> list[Record]:
     installed = versions()
     provenance = {
-        "cpu": this_host().cpu,
+        "cpu": machine,
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "mnv2-tvm": installed["mnv2-tvm"],
         "apache-tvm": installed["apache-tvm"],
@@ -130,8 +163,11 @@ def main(
     layer: Annotated[str, typer.Option(help="Only layers whose name matches this glob.")] = "*",
     log_dir: Annotated[Path | None, typer.Option(help="Tuning logs; default: shipped.")] = None,
     seed: cli.Seed = 0,
+    tracker: Annotated[
+        str | None, typer.Option(help="HOST:PORT: measure on all boards with the target's name.")
+    ] = None,
 ) -> None:
-    """Search the schedules of every layer on this machine and keep the best as records."""
+    """Search the schedules of every layer, here or on boards, and keep the best as records."""
     machine = Target.load(target)
     report = tune(
         machine,
@@ -142,6 +178,7 @@ def main(
         layer=layer,
         log_dir=log_dir,
         seed=seed,
+        tracker=parse_address(tracker) if tracker else None,
     )
     tally, result = report.tally, report.result
     rate = tally.measured / tally.seconds if tally.seconds else 0.0

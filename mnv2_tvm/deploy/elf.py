@@ -24,7 +24,7 @@ EXPORTS = frozenset(
         "layer_count",
         "version",
     )
-) | {"__tvm_ffi_mnv2_run"}
+) | {f"__tvm_ffi_mnv2_{name}" for name in ("run", "profile", "set_threads")}
 
 # What the C runtime takes from the process that loads the library.
 _PTHREAD = "create detach cond_wait cond_broadcast mutex_lock mutex_trylock mutex_unlock"

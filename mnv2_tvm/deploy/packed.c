@@ -1,4 +1,4 @@
-/* The TVM entry of the same library: `lib["mnv2_run"](input, output, workspace)` on tensors.
+/* The TVM entries of the same library: `lib["mnv2_run"](input, output, workspace)` on tensors.
  *
  * It follows TVM's C ABI by header alone. Inside a TVM process a wrong argument raises; the symbol
  * that does so is weak, so that the library loads without TVM too.
@@ -36,18 +36,50 @@ static void *memory(const TVMFFIAny *argument, uint8_t code, uint8_t bits, uint6
     return size < count ? NULL : (char *)tensor->data + tensor->byte_offset;
 }
 
-MNV2_API int __tvm_ffi_mnv2_run(void *self, const TVMFFIAny *arguments, int32_t count,
-                                TVMFFIAny *result) {
-    (void)self;
+static void nothing(TVMFFIAny *result) {
     result->type_index = kTVMFFINone;
     result->zero_padding = 0;
     result->v_int64 = 0;
-    if (count != 3) return fail("mnv2_run takes input, output and workspace");
+}
+
+/* The tensors that every run takes, and for a profile the seconds of each layer. */
+static int run(const TVMFFIAny *arguments, double *seconds) {
     const float *input = memory(&arguments[0], kDLFloat, 32, MNV2_INPUT_SIZE);
     float *output = memory(&arguments[1], kDLFloat, 32, MNV2_OUTPUT_SIZE);
     void *workspace = memory(&arguments[2], kDLUInt, 8, MNV2_WORKSPACE_BYTES);
     if (!input || !output || !workspace)
         return fail("mnv2_run takes float32 input and output and a uint8 workspace: contiguous "
                     "tensors on the CPU, at least as large as mnv2.h says");
-    return mnv2_run(input, output, workspace) ? fail("mnv2_run failed") : 0;
+    int error = seconds ? mnv2_profile(input, output, workspace, seconds)
+                        : mnv2_run(input, output, workspace);
+    return error ? fail("mnv2_run failed") : 0;
+}
+
+MNV2_API int __tvm_ffi_mnv2_run(void *self, const TVMFFIAny *arguments, int32_t count,
+                                TVMFFIAny *result) {
+    (void)self;
+    nothing(result);
+    if (count != 3) return fail("mnv2_run takes input, output and workspace");
+    return run(arguments, NULL);
+}
+
+MNV2_API int __tvm_ffi_mnv2_profile(void *self, const TVMFFIAny *arguments, int32_t count,
+                                    TVMFFIAny *result) {
+    (void)self;
+    nothing(result);
+    double *seconds = count == 4 ? memory(&arguments[3], kDLFloat, 64, MNV2_LAYER_COUNT) : NULL;
+    if (!seconds) return fail("mnv2_profile takes what mnv2_run does and float64 seconds");
+    return run(arguments, seconds);
+}
+
+MNV2_API int __tvm_ffi_mnv2_set_threads(void *self, const TVMFFIAny *arguments, int32_t count,
+                                        TVMFFIAny *result) {
+    (void)self;
+    nothing(result);
+    if (count != 1 || arguments[0].type_index != kTVMFFIInt)
+        return fail("mnv2_set_threads takes a count");
+    int64_t threads = arguments[0].v_int64;
+    if (threads < 1 || threads > MNV2_MAX_THREADS || mnv2_set_threads((int)threads))
+        return fail("mnv2_set_threads: so many threads cannot be had");
+    return 0;
 }

@@ -1,1 +1,1 @@
-"""Where candidates are built and measured: worker processes of this host."""
+"""Where candidates are built and measured: worker processes here, and boards over TVM RPC."""

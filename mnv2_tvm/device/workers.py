@@ -60,6 +60,11 @@ class WorkerPool:
                 idle.append(worker)
                 yield worker.number, worker.result()
 
+    def resize(self, size: int) -> None:
+        """Start anew with `size` fresh children: whatever the old ones held is free again."""
+        self.close()
+        self._workers = [_Worker() for _ in range(size)]
+
     def close(self) -> None:
         """Kill the children."""
         for worker in self._workers:

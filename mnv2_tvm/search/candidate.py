@@ -1,12 +1,14 @@
 """Build one candidate into a library of its own, and measure it: the jobs of the workers."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tvm
 
 from mnv2_tvm.deploy.link import link_shared, write_object
+from mnv2_tvm.device.session import Address, held_session
 from mnv2_tvm.kernels import Schedule
 from mnv2_tvm.layer import Layer
 from mnv2_tvm.network import relative_error
@@ -24,6 +26,8 @@ class Timing:
 
     median_us: float | None  # None: the numbers are wrong, so it was not timed
     max_error: float
+    board: str = ""  # address of the board; empty: this host
+    emulated: bool = False  # the time says nothing about real hardware
 
 
 def build_candidate(layer: Layer, schedule: Schedule, target_name: str, path: Path) -> Path:
@@ -36,11 +40,26 @@ def build_candidate(layer: Layer, schedule: Schedule, target_name: str, path: Pa
     return path
 
 
-def measure_candidate(layer: Layer, schedule: Schedule, library: Path) -> Timing:
-    """Check the candidate's numbers, then time it if they are right."""
+def measure_candidate(
+    layer: Layer,
+    schedule: Schedule,
+    library: Path,
+    address: Address | None = None,
+    avoid: frozenset[str] = frozenset(),
+) -> Timing:
+    """Check the candidate's numbers, then time it if they are right.
+
+    On this host, or on a board of `address` that is not one to `avoid`.
+    """
+    if address is None:
+        return _measure(layer, schedule, tvm.runtime.load_module(str(library)), tvm.cpu())
+    with held_session(address, avoid) as session:
+        timing = _measure(layer, schedule, session.load(library), session.device)
+        return replace(timing, board=session.board, emulated=bool(session.info["emulated"]))
+
+
+def _measure(layer: Layer, schedule: Schedule, module: Any, device: Any) -> Timing:
     task = problem(layer)
-    module = tvm.runtime.load_module(str(library))
-    device = tvm.cpu()
     arguments = [tvm.runtime.tensor(a, device) for a in task.arguments(layer, schedule)]
     # NaN: an output that the kernel leaves unwritten cannot pass for right.
     y = tvm.runtime.tensor(np.full(layer.output_shape, np.nan, np.float32), device)

@@ -13,7 +13,8 @@ from pathlib import Path
 import numpy as np
 
 from mnv2_tvm.build import build
-from mnv2_tvm.deploy.loader import load
+from mnv2_tvm.device.remote_network import open_networks
+from mnv2_tvm.device.session import Address
 from mnv2_tvm.device.workers import Failure, WorkerPool
 from mnv2_tvm.errors import UserError
 from mnv2_tvm.kernels import Schedule
@@ -61,17 +62,19 @@ def measure_in_network(
     threads: int,
     seed: int,
     progress: Progress,
+    address: Address | None = None,
 ) -> InNetwork:
     """Choose for each searched layer among its near-best; other layers follow `base`.
 
-    Raises UserError where no variant could be built and run.
+    On this host, or on one board of `address`. Raises UserError where no variant could be built
+    and run.
     """
     variants = _variants(searches, base)
     network = (target.name, architecture, seed, threads)
     with tempfile.TemporaryDirectory(prefix="mnv2-") as name, WorkerPool(2) as workers:
         folders = _build(variants, network, Path(name), workers, progress)
         progress.now("measuring the variants inside the network")
-        profiles = _one(workers, profile_libraries, (list(folders.values()), seed))
+        profiles = _one(workers, profile_libraries, (list(folders.values()), seed, address))
         chosen: dict[Layer, Kept] = {}
         for search in searches:
             options = {
@@ -83,7 +86,7 @@ def measure_in_network(
             chosen[search.layer] = Kept(schedule, (low, middle, high))
         tuned = {**base.tuned, **{layer: kept.schedule for layer, kept in chosen.items()}}
         final = _build([{}, tuned], network, Path(name) / "final", workers, progress)
-        default_ms, tuned_ms = _one(workers, time_libraries, (list(final.values()), seed))
+        default_ms, tuned_ms = _one(workers, time_libraries, (list(final.values()), seed, address))
     return InNetwork(chosen, default_ms, tuned_ms)
 
 
@@ -100,9 +103,9 @@ def build_variant(
     return folder
 
 
-def profile_libraries(folders: list[Path], seed: int) -> list[Samples]:
+def profile_libraries(folders: list[Path], seed: int, address: Address | None) -> list[Samples]:
     """A worker's job: check and run the libraries in turn; the times of each layer of each."""
-    networks = [load(folder) for folder in folders]
+    networks = open_networks(folders, address)
     images = _checked_images(folders, networks, seed)
     samples: list[Samples] = [defaultdict(list) for _ in networks]
     for _ in range(_ROUNDS):
@@ -118,9 +121,9 @@ def profile_libraries(folders: list[Path], seed: int) -> list[Samples]:
     return [dict(sample) for sample in samples]
 
 
-def time_libraries(folders: list[Path], seed: int) -> list[float]:
+def time_libraries(folders: list[Path], seed: int, address: Address | None) -> list[float]:
     """A worker's job: median milliseconds of a whole run of each library, in turn."""
-    networks = [load(folder) for folder in folders]
+    networks = open_networks(folders, address)
     images = _checked_images(folders, networks, seed)
     samples: list[list[float]] = [[] for _ in networks]
     for _ in range(_ROUNDS):

@@ -1,18 +1,16 @@
 """The first pass of the search: candidates of each layer, measured alone."""
 
-import itertools
 import random
 import tempfile
-import time
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from mnv2_tvm.device.workers import Failure, WorkerPool
+from mnv2_tvm.device.session import Address
+from mnv2_tvm.device.workers import WorkerPool
 from mnv2_tvm.errors import UserError
 from mnv2_tvm.kernels import Schedule, schedule_class
 from mnv2_tvm.layer import Layer
-from mnv2_tvm.search.candidate import Timing, build_candidate, measure_candidate
+from mnv2_tvm.search.candidate_bench import BUILDERS, CandidateBench, Tally
 from mnv2_tvm.search.cost_model import CostModel
 from mnv2_tvm.search.progress import Progress
 from mnv2_tvm.search.records import Measurement, TuningLog
@@ -22,9 +20,6 @@ _BATCH = 16
 _EXPLORED = 4  # of a batch: drawn at random, where the model may be wrong
 _PATIENCE = 2  # batches without a gain before a layer is done
 _GAIN = 0.995
-_BUILDERS = 2
-_BUILD_TIMEOUT_S = 20.0
-_MEASURE_TIMEOUT_S = 20.0
 
 
 @dataclass
@@ -81,16 +76,6 @@ def known_layers(layers: list[Layer], target: Target, log: TuningLog) -> list[La
     return list(searches.values())
 
 
-@dataclass
-class Tally:
-    """How much a run measured, and how fast."""
-
-    measured: int = 0
-    failed: int = 0
-    seconds: float = 0.0
-    first_failure: str | None = None
-
-
 def search_layers(
     searches: list[LayerSearch],
     target: Target,
@@ -100,6 +85,7 @@ def search_layers(
     seed: int,
     reserve_s: float,
     progress: Progress,
+    address: Address | None = None,
 ) -> Tally:
     """Measure batches, layer after layer, until all are done or the time is up but `reserve_s`.
 
@@ -108,10 +94,12 @@ def search_layers(
     model, draw, tally = CostModel(target, seed), random.Random(seed), Tally()
     with (
         tempfile.TemporaryDirectory(prefix="mnv2-") as scratch,
-        WorkerPool(_BUILDERS) as builders,
-        WorkerPool(1) as runner,
+        WorkerPool(BUILDERS) as builders,
+        WorkerPool(address.boards() if address else 1) as runners,
     ):
-        bench = _Bench(target, log, Path(scratch), builders, runner, tally)
+        bench = CandidateBench(
+            target, log, Path(scratch), builders, runners, tally, progress, address
+        )
         while active := [s for s in searches if not s.done(trials)]:
             model.fit([m for search in searches for m in search.times.values()])
             for search in active:
@@ -171,50 +159,3 @@ def _batch_line(search: LayerSearch) -> str:
         f"{search.layer.name:<44} {len(search.times):>4} tried, best {search.best_us:8.1f} us "
         f"{rate:5.0f} GFLOP/s  {search.best.schedule}"
     )
-
-
-@dataclass(frozen=True)
-class _Bench:
-    """Builds and measures a batch; every measurement is in the log before it is yielded."""
-
-    target: Target
-    log: TuningLog
-    scratch: Path
-    builders: WorkerPool
-    runner: WorkerPool
-    tally: Tally
-    numbers: Iterator[int] = field(default_factory=itertools.count)
-
-    def measure(self, layer: Layer, batch: list[Schedule]) -> Iterator[Measurement]:
-        start = time.monotonic()
-        jobs = [
-            # A name of its own: a library of the same name would still be loaded.
-            (layer, schedule, self.target.name, self.scratch / f"{next(self.numbers)}.so")
-            for schedule in batch
-        ]
-        built = []
-        for number, result in self.builders.run(build_candidate, jobs, _BUILD_TIMEOUT_S):
-            if isinstance(result, Failure):
-                yield self._note(layer, batch[number], result)
-            else:
-                built.append((layer, batch[number], result))
-        for number, result in self.runner.run(measure_candidate, built, _MEASURE_TIMEOUT_S):
-            yield self._note(layer, built[number][1], result)
-            built[number][2].unlink()
-        self.tally.seconds += time.monotonic() - start
-
-    def _note(self, layer: Layer, schedule: Schedule, result: Timing | Failure) -> Measurement:
-        if isinstance(result, Timing) and result.median_us is not None:
-            self.tally.measured += 1
-            measurement = Measurement(layer, schedule, result.median_us, result.max_error, None)
-        else:
-            why = str(result)
-            if isinstance(result, Timing):
-                why = f"wrong numbers: relative error {result.max_error:.1e}"
-            self.tally.failed += 1
-            self.tally.first_failure = (
-                self.tally.first_failure or f"{layer.name}, {schedule}: {why}"
-            )
-            measurement = Measurement(layer, schedule, None, None, why)
-        self.log.append(measurement)
-        return measurement

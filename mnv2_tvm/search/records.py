@@ -70,6 +70,7 @@ class Measurement:
     median_us: float | None
     max_error: float | None
     failure: str | None
+    emulated: bool = False  # measured on an emulated board: no time of real hardware
 
     def to_json(self) -> dict[str, Any]:
         """One line of the log."""
@@ -84,7 +85,7 @@ class Measurement:
             raise UserError("a measurement has either a time or a failure")
         if time is not None:
             time, error = _number(table, "median_us", float), _number(table, "max_error", float)
-        return cls(layer, schedule, time, error, table["failure"])
+        return cls(layer, schedule, time, error, table["failure"], table["emulated"] is True)
 
 
 @dataclass(frozen=True)

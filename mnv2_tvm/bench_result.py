@@ -1,0 +1,104 @@
+"""What `bench` finds: the figures, their JSON, and their tables."""
+
+import json
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from rich import box
+from rich.table import Table
+
+from mnv2_tvm.baseline import Comparison
+from mnv2_tvm.deploy.manifest import Manifest
+from mnv2_tvm.memory import Memory
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Percentiles of one run's time."""
+
+    median_ms: float
+    p10_ms: float
+    p90_ms: float
+    min_ms: float
+
+
+@dataclass(frozen=True)
+class LayerTime:
+    """One layer inside the network."""
+
+    name: str
+    source: str  # of its schedule: tuned or default
+    median_us: float
+    time_share: float
+    gflop_per_s: float
+    peak_share: float | None  # None on a board, whose peak is not measured
+
+
+@dataclass(frozen=True)
+class BenchResult:
+    """What `bench` found; the keys of `--json` are these names."""
+
+    date: str  # UTC, ISO 8601
+    host: dict[str, Any]  # cpu, cores, machine
+    versions: dict[str, str]  # of what measured; the manifest has those of what built
+    manifest: Manifest  # target, network, sizes, schedules
+    threads: int
+    runs: int
+    warmup: int
+    seed: int  # of the input
+    relative_error: float  # against torch
+    latency: Latency
+    gflop_per_s: float  # at the median
+    peak_gflop_per_s: float | None  # of as many threads, before or after the runs; None: a board
+    peak_share: float | None
+    memory: Memory | None  # None: a board
+    layers: tuple[LayerTime, ...]  # in network order; empty unless asked for
+    baseline: Comparison | None
+    emulated: bool = False  # the times are not those of real hardware
+    warnings: tuple[str, ...] = ()
+
+    def to_json(self) -> str:
+        """One object, indented."""
+        return json.dumps(asdict(self), indent=2) + "\n"
+
+
+def summary(result: BenchResult) -> Table:
+    """The whole network in a few rows."""
+    manifest, ms, memory = result.manifest, result.latency, result.memory
+    table = Table.grid(padding=(0, 2))
+    table.add_row("target", f"{manifest.target}, {result.threads} thread(s)")
+    table.add_row("host", f"{result.host['cpu']}, {result.host['cores']} core(s)")
+    table.add_row("network", f"{manifest.width}_{manifest.resolution}, {manifest.weights}")
+    table.add_row("numbers", f"relative error {result.relative_error:.1e} against torch")
+    spread = f"p10 {ms.p10_ms:.3f}, p90 {ms.p90_ms:.3f}, min {ms.min_ms:.3f}"
+    count = f"{result.runs} runs of {manifest.input_shape[0]} image(s)"
+    table.add_row("latency", f"median {ms.median_ms:.3f} ms, {spread}; {count}")
+    speed = f"{result.gflop_per_s:.1f} GFLOP/s"
+    if result.peak_share is not None:
+        measured = f"{result.peak_gflop_per_s:.1f} measured"
+        speed += f", {result.peak_share:.0%} of the FMA peak, {measured}"
+    table.add_row("speed", speed)
+    if memory is not None:
+        mib = [size / 2**20 for size in (memory.rss_growth_bytes, memory.peak_rss_bytes)]
+        table.add_row("memory", f"{mib[0]:.1f} MiB for the network, {mib[1]:.1f} with the process")
+    for warning in result.warnings:
+        table.add_row("warning", warning)
+    if other := result.baseline:
+        ratio = f"{other.ratio:.1f} x ours ({other.rounds} rounds in turns)"
+        text = f"median {other.median_ms:.3f} ms on {other.threads} thread, {ratio}"
+        table.add_row(f"stock {other.name}", text)
+    return table
+
+
+def layer_table(layers: tuple[LayerTime, ...]) -> Table:
+    """One row a layer."""
+    table = Table(box=box.SIMPLE, padding=(0, 1, 0, 0), pad_edge=False)
+    table.add_column("layer", no_wrap=True)
+    for heading in ("median us", "time", "GFLOP/s", "of peak"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("schedule", no_wrap=True)
+    for row in layers:
+        of_peak = "" if row.peak_share is None else f"{row.peak_share:.0%}"
+        shares = (f"{row.time_share:.1%}", f"{row.gflop_per_s:.1f}", of_peak)
+        table.add_row(row.name, f"{row.median_us:.1f}", *shares, row.source)
+    return table

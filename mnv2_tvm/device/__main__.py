@@ -1,0 +1,70 @@
+"""`python -m mnv2_tvm.device VERB`: boards to measure on, reached through TVM's RPC tracker."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from mnv2_tvm import cli
+from mnv2_tvm.device import emulate as emulation
+from mnv2_tvm.device.kit import write_kit
+from mnv2_tvm.device.listing import board_table, list_boards
+from mnv2_tvm.device.tracker import LOOPBACK, PORT, parse_address, run_tracker
+from mnv2_tvm.errors import UserError
+from mnv2_tvm.target import Target
+
+_Tracker = Annotated[str, typer.Option("--tracker", help="HOST:PORT of the tracker.")]
+_HERE = f"{LOOPBACK}:{PORT}"
+
+
+def main() -> None:
+    """Boards to measure on: a tracker, who is there, the kit for a board, emulated boards."""
+
+
+def tracker(
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = LOOPBACK,
+    port: Annotated[int, typer.Option(help="Port to listen on; 0: any free one.")] = PORT,
+) -> None:
+    """Run TVM's tracker: boards register there, and tune and bench ask it for them."""
+    run_tracker(host, port)
+
+
+def list_(tracker: _Tracker = _HERE) -> None:
+    """Show who is there, free or busy, with versions, cores, clock and temperature."""
+    boards = list_boards(parse_address(tracker))
+    if not boards:
+        raise UserError(
+            f"no board is registered at {tracker}; set one up with python -m mnv2_tvm.device kit "
+            "--target NAME -o kit/, or emulate one with python -m mnv2_tvm.device emulate"
+        )
+    cli.console().print(board_table(boards))
+
+
+def kit(
+    target: cli.Target,
+    output: Annotated[Path, typer.Option("-o", "--output", help="Folder to write.")],
+) -> None:
+    """Write the files to copy to a board: its server and the script that installs it."""
+    folder = write_kit(Target.load(target), output)
+    print(f"wrote {folder}: copy it to the board and read {folder / 'README.txt'}")
+
+
+def emulate(
+    target: cli.Target,
+    tracker: _Tracker = _HERE,
+    count: Annotated[int, typer.Option(help="How many boards.", min=1)] = 1,
+) -> None:
+    """Run boards on this host: 64-bit ARM under qemu-user, or this host's own architecture."""
+    emulation.emulate(Target.load(target), parse_address(tracker), count)
+
+
+VERBS: dict[str, Callable[..., Any]] = {
+    "tracker": tracker,
+    "list": list_,
+    "kit": kit,
+    "emulate": emulate,
+}
+
+if __name__ == "__main__":
+    cli.run_verb(main, verbs=VERBS)

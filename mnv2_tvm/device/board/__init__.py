@@ -1,0 +1,1 @@
+"""What runs on the board: one file, with the standard library and TVM alone."""

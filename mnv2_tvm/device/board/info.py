@@ -1,0 +1,47 @@
+"""What a board tells about itself."""
+
+import os
+import platform
+import re
+from contextlib import suppress
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+
+def board_info(emulated: bool) -> dict[str, Any]:
+    """What this board is and how warm it runs now; None for what it does not tell.
+
+    An emulated board sees the host's clock and temperature, so it tells neither.
+    """
+    text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+    fields = dict(re.findall(r"^([\w ]+?)\s*:\s*(.*)$", text, re.MULTILINE))
+    clock = _number("/sys/devices/system/cpu/cpu0/cpufreq/scaling_cur_freq", 1e-3)
+    temperature = _number("/sys/class/thermal/thermal_zone0/temp", 1e-3)
+    cpu = fields.get("model name") or fields.get("Model") or _line("/proc/device-tree/model")
+    features = (fields.get("flags") or fields.get("Features") or "").split()
+    return {
+        "apache-tvm": version("apache-tvm"),
+        "apache-tvm-ffi": version("apache-tvm-ffi"),
+        "python": platform.python_version(),
+        "name": platform.node(),
+        "machine": platform.machine(),
+        "cpu": "qemu-user" if emulated else cpu or platform.machine(),
+        "features": [] if emulated else features,
+        "cores": len(os.sched_getaffinity(0)),
+        "clock_mhz": None if emulated else clock,
+        "temperature_c": None if emulated else temperature,
+        "emulated": emulated,
+    }
+
+
+def _line(path: str) -> str:
+    with suppress(OSError):
+        return Path(path).read_text(encoding="utf-8", errors="replace").strip("\0\n ")
+    return ""
+
+
+def _number(path: str, scale: float) -> "float | None":
+    with suppress(ValueError):
+        return int(_line(path)) * scale
+    return None

@@ -1,0 +1,113 @@
+"""TVM's own RPC listener, kept going where it would end or spin.
+
+It registers with the tracker and forks a process for each session. A session that crashes ends
+TVM's loop, so that loop is entered again at once.
+"""
+
+import argparse
+import gc
+import json
+import logging
+import multiprocessing
+import os
+import re
+import select
+import socket
+import time
+from functools import partial
+from typing import Any, NoReturn
+
+from .info import board_info
+from .words import ending, say
+
+_TRACKER_S = 20  # a tracker that is silent for so long is gone
+_GREETING_S = 5  # who connects says within this who he is
+# Seconds of silence, seconds between the questions after it, and how many of these.
+_KEEPALIVE = {socket.TCP_KEEPIDLE: 30, socket.TCP_KEEPINTVL: 10, socket.TCP_KEEPCNT: 6}
+_CHATTER = ("start serving", "load_module")  # of TVM's log
+
+
+def listen(options: argparse.Namespace, scratch: str) -> NoReturn:
+    """Serve sessions for ever. `scratch` is a folder for their files.
+
+    Raises OSError where the port is taken and ImportError where TVM is missing.
+    """
+    import tvm_ffi
+    from tvm.rpc import base, server
+
+    # TVM's own spins on any error but a refused connection, and then waits for ever on a silent
+    # tracker.
+    base.connect_with_retry = _connect
+    log = logging.Handler()
+    log.emit = _log  # type: ignore[method-assign]
+    server.logger.handlers = [log]
+    # Sessions inherit what is registered here only by fork.
+    multiprocessing.set_start_method("fork")
+    tvm_ffi.register_global_func(
+        "mnv2.board_info", lambda: json.dumps(board_info(options.emulated))
+    )
+    if options.proxy:
+        serve = partial(server._connect_proxy_loop, options.proxy, options.key, None)
+    else:
+        socket_ = _open(options.host, options.port)
+        port = socket_.getsockname()[1]
+        say(f"{options.key} listens on {options.host} port {port}")
+        tracker = (options.tracker, None, options.address)
+        serve = partial(server._listen_loop, socket_, port, options.key, *tracker)
+    while True:
+        os.chdir(scratch)  # a failed session leaves us in its folder
+        try:
+            serve()
+        except Exception as error:
+            crash = re.search(r"exited unsuccessfully with error code (-?\d+)", str(error))
+            if crash:
+                say(f"a session ended with {ending(int(crash[1]))}; the board is free again")
+            else:
+                say(f"{type(error).__name__}: {error}")
+                time.sleep(5)
+        gc.collect()  # closes the sockets of the session and of the tracker, removes its folder
+
+
+def _open(host: str, port: int) -> socket.socket:
+    family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+    listener = _Listener(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listener.bind((host, port))
+    listener.listen()
+    return listener
+
+
+def _log(record: logging.LogRecord) -> None:
+    if not record.getMessage().startswith(_CHATTER):
+        say(record.getMessage())
+
+
+class _Listener(socket.socket):
+    """A listening socket that drops who connects and says nothing: he would block the board."""
+
+    def accept(self) -> "tuple[socket.socket, Any]":
+        connection, address = super().accept()
+        while not select.select([connection], [], [], _GREETING_S)[0]:
+            connection.close()
+            if not select.select([self], [], [], 0)[0]:
+                raise TimeoutError(f"{address} connected and said nothing")
+            connection, address = super().accept()
+        # A client that is cut off must not keep the board for ever.
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        for option, value in _KEEPALIVE.items():
+            connection.setsockopt(socket.IPPROTO_TCP, option, value)
+        return connection, address
+
+
+def _connect(address: "tuple[str, int]") -> socket.socket:
+    """A connection to the tracker, tried for ever."""
+    pause_s = 1
+    while True:
+        try:
+            connection = socket.create_connection(address, timeout=_TRACKER_S)
+            say(f"registers with the tracker {address[0]}:{address[1]}")
+            return connection
+        except OSError as error:
+            say(f"no tracker at {address[0]}:{address[1]} ({error}); next try in {pause_s} s")
+        time.sleep(pause_s)
+        pause_s = min(2 * pause_s, 30)

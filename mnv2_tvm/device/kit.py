@@ -1,0 +1,82 @@
+"""The kit of a board: what to copy there so that it installs itself and registers."""
+
+import shutil
+import tempfile
+from importlib.metadata import version
+from pathlib import Path
+
+from mnv2_tvm.device.tracker import PORT
+from mnv2_tvm.device.userland import PINNED
+from mnv2_tvm.errors import UserError
+from mnv2_tvm.target import Target
+
+_SOURCES = Path(__file__).resolve().parent
+_MACHINES = ("aarch64", "x86_64")  # apache-tvm has wheels for these
+_FILES = {"board", "install.sh", "requirements.txt", "README.txt"}
+_BOARD_PORT = 9091
+
+
+def write_kit(target: Target, folder: Path) -> Path:
+    """Write the kit for boards of the target, all of it or nothing; an earlier kit is replaced.
+
+    Raises UserError for a target without wheels of TVM, or where `folder` cannot be written or
+    holds something else.
+    """
+    _check_target(target)
+    folder = folder.resolve()
+    try:
+        if folder.exists() and not _is_kit(folder):
+            raise UserError(f"{folder} exists and is no kit; give another folder with -o")
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as name:
+            new, old = Path(name) / "new", Path(name) / "old"
+            _write(target, new)
+            if folder.exists():
+                folder.rename(old)
+            try:
+                new.rename(folder)
+            except OSError:
+                if old.exists():
+                    old.rename(folder)
+                raise
+    except OSError as error:
+        raise UserError(f"the kit cannot be written to {folder}: {error}") from error
+    return folder
+
+
+def _check_target(target: Target) -> None:
+    if "android" in target.tvm["mtriple"]:
+        raise UserError(
+            f"{target.name}: there is no kit for Android; install TVM's own RPC app there, or its "
+            f"tvm_rpc program, and register it under the key {target.name}"
+        )
+    if target.host.machine not in _MACHINES:
+        raise UserError(
+            f"{target.name}: apache-tvm has no wheels for {target.host.machine}, only for "
+            f"{' and '.join(_MACHINES)}; a 64-bit system on the board takes another target, such "
+            "as --target rasp4"
+        )
+
+
+def _is_kit(folder: Path) -> bool:
+    return folder.is_dir() and {path.name for path in folder.iterdir()} in (_FILES, set())
+
+
+def _write(target: Target, folder: Path) -> None:
+    ignored = shutil.ignore_patterns("__pycache__")
+    shutil.copytree(_SOURCES / "board", folder / "board", ignore=ignored)
+    pins = "".join(f"{package}=={version(package)}\n" for package in PINNED)
+    (folder / "requirements.txt").write_text(pins, encoding="utf-8")
+    words = {
+        "@TARGET@": target.name,
+        "@MACHINE@": target.host.machine,
+        "@DESCRIPTION@": target.description,
+        "@TRACKER_PORT@": str(PORT),
+        "@BOARD_PORT@": str(_BOARD_PORT),
+    }
+    for name in ("install.sh", "README.txt"):
+        text = (_SOURCES / "kit_files" / name).read_text(encoding="utf-8")
+        for word, meaning in words.items():
+            text = text.replace(word, meaning)
+        (folder / name).write_text(text, encoding="utf-8")
+    (folder / "install.sh").chmod(0o755)

@@ -1,0 +1,186 @@
+"""A Debian userland for 64-bit ARM in a folder: Python and TVM's runtime, to run under qemu-user.
+
+No root, no chroot and no binfmt: apt downloads into a state of its own, dpkg-deb unpacks, and pip
+fetches wheels for the other machine.
+"""
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+from importlib.metadata import version
+from pathlib import Path
+
+from filelock import FileLock
+
+from mnv2_tvm.device.board.serve import QUICK_IMPORT
+from mnv2_tvm.errors import UserError
+
+PINNED = ("apache-tvm", "apache-tvm-ffi")  # on the board as here
+_PYTHON = ("python{0}-minimal", "libpython{0}-minimal", "libpython{0}-stdlib")
+_LIBRARIES = ("libc6", "libgcc-s1", "libstdc++6", "zlib1g", "libexpat1", "libffi8")
+# numpy and TVM without what no server needs; the compiler alone is 250 MB.
+_DROPPED = re.compile(
+    r"libtvm_compiler\.so|libtvm_runtime_cuda\.so|(^|/)tests?/|^tvm/(3rdparty|include|src|cmake)/"
+    r"|^tvm_ffi/(include|3rdparty|src|cmake)/|\.(h|hpp|cc|pyi|a)$"
+)
+_PLATFORMS = ("manylinux_2_28", "manylinux_2_27", "manylinux_2_24", "manylinux_2_17")
+_RECIPE = 1  # counts changes of this file that change its result
+
+
+class Userland:
+    """The folder of a userland, made once and kept in the user's cache."""
+
+    def __init__(self, folder: Path, qemu: str) -> None:
+        self.folder = folder
+        self._qemu = qemu
+
+    @classmethod
+    def ready(cls) -> "Userland":
+        """The userland from the cache, made first if it is not there.
+
+        Raises UserError where a tool, a package or the network is missing.
+        """
+        qemu = find_qemu()
+        recipe = [_RECIPE, _PYTHON, _LIBRARIES, _DROPPED.pattern, [version(p) for p in PINNED]]
+        digest = hashlib.sha256(json.dumps(recipe).encode()).hexdigest()[:12]
+        folder = cache_folder() / f"board-aarch64-{digest}"
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{folder}.lock"):
+            if not folder.is_dir():
+                _make(folder, qemu)
+        return cls(folder, qemu)
+
+    def command(self, *arguments: str) -> list[str]:
+        """A command of this host that runs Python in the userland."""
+        (python,) = (self.folder / "usr/bin").glob("python3.*[0-9]")
+        return [self._qemu, "-L", str(self.folder), str(python), *arguments]
+
+    def environment(self) -> dict[str, str]:
+        """The environment for `command`: this process's, and where Python finds its modules."""
+        inherited = {k: v for k, v in os.environ.items() if not k.startswith(("PYTHON", "LD_"))}
+        return inherited | {
+            **QUICK_IMPORT,
+            "PYTHONHOME": str(self.folder / "usr"),
+            "PYTHONPATH": str(self.folder / "wheels"),
+            "PYTHONNOUSERSITE": "1",
+        }
+
+
+def cache_folder() -> Path:
+    """This package's folder in the user's cache."""
+    root = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    return Path(root) / "mnv2-tvm"
+
+
+def find_qemu() -> str:
+    """The path of qemu for 64-bit ARM programs. Raises UserError where there is none."""
+    for name in ("qemu-aarch64", "qemu-aarch64-static"):
+        if path := shutil.which(name):
+            return path
+    raise UserError("no qemu-aarch64 on the PATH; apt install qemu-user")
+
+
+def _make(folder: Path, qemu: str) -> None:
+    """Fill `folder`, whole or not at all."""
+    print(f"making a 64-bit ARM userland in {folder}", flush=True)
+    with tempfile.TemporaryDirectory(prefix=".board-", dir=folder.parent) as name:
+        scratch = Path(name)
+        new = scratch / "new"
+        python = _unpack_packages(new, scratch)
+        _unpack_wheels(new / "wheels", python, scratch)
+        # Proves that it works, and leaves compiled Python files: half of the time of a start.
+        userland = Userland(new, qemu)
+        _run(
+            userland.command("-c", "import multiprocessing, tvm.rpc.server"),
+            "the new userland does not start",
+            env=userland.environment(),
+        )
+        new.rename(folder)
+
+
+def _unpack_packages(new: Path, scratch: Path) -> str:
+    """Download and unpack Debian packages for arm64; the version of Python in them: 3.x."""
+    apt = ["-o", "APT::Architecture=arm64", "-o", "APT::Architectures=arm64"]
+    for key, path in {
+        "State": "state",
+        "State::status": "status",
+        "Cache": "cache",
+        "Etc::sourcelist": "sources.list",
+        "Etc::sourceparts": "none",
+    }.items():
+        apt += ["-o", f"Dir::{key}={scratch / path}"]
+    apt += [
+        "-o",
+        "APT::Sandbox::User=",
+        "-o",
+        "Acquire::Languages=none",
+        "-o",
+        "Debug::NoLocking=1",
+    ]
+    apt += ["-o", "Acquire::IndexTargets::deb::DEP-11::DefaultEnabled=false"]
+    for path in ("state/lists/partial", "cache/archives/partial", "none", "debs"):
+        (scratch / path).mkdir(parents=True)
+    (scratch / "status").touch()
+    (scratch / "sources.list").write_text(_source(), encoding="utf-8")
+    _run(["apt-get", *apt, "update"], "apt cannot read the list of arm64 packages")
+    shown = _run(["apt-cache", *apt, "show", "python3-minimal"], "Debian has no python3-minimal")
+    found = re.search(r"\bpython(3\.\d+)-minimal", shown)
+    if not found:
+        raise UserError("apt-cache show python3-minimal names no python3.x-minimal")
+    packages = [name.format(found[1]) for name in (*_PYTHON, *_LIBRARIES)]
+    _run(["apt-get", *apt, "download", *packages], "a package is missing", cwd=scratch / "debs")
+    for package in sorted((scratch / "debs").glob("*.deb")):
+        _run(["dpkg-deb", "-x", str(package), str(new)], f"{package.name} is damaged")
+    if not (new / "lib").exists():  # Debian 13 has no /lib of its own
+        (new / "lib").symlink_to("usr/lib")
+    for unused in ("usr/share", "var", "etc"):
+        shutil.rmtree(new / unused, ignore_errors=True)
+    return found[1]
+
+
+def _source() -> str:
+    """The line of a sources.list for arm64, from the Debian mirror that this host uses."""
+    lines = "$(ORIGIN)|$(LABEL)|$(COMPONENT)|deb [arch=arm64] $(REPO_URI) $(RELEASE) main"
+    command = ["apt-get", "indextargets", "--format", lines, "Created-By: Packages"]
+    for line in _run(command, "apt does not list its sources").splitlines():
+        if line.startswith("Debian|Debian|main|"):
+            return line.rpartition("|")[2] + "\n"
+    raise UserError(
+        "apt knows no Debian mirror here, so an emulated board cannot be made; on Debian run "
+        "apt-get update first, elsewhere use a container of Debian"
+    )
+
+
+def _unpack_wheels(folder: Path, python: str, scratch: Path) -> None:
+    wheels = scratch / "wheels"
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check"]
+    command += ["--only-binary=:all:", "--python-version", python, "--dest", str(wheels)]
+    for platform in _PLATFORMS:
+        command += ["--platform", f"{platform}_aarch64"]
+    pins = [f"{package}=={version(package)}" for package in PINNED]
+    _run([*command, *pins], "pip cannot fetch the wheels of TVM for 64-bit ARM")
+    for path in wheels.glob("*.whl"):
+        with zipfile.ZipFile(path) as wheel:
+            wheel.extractall(folder, [n for n in wheel.namelist() if not _DROPPED.search(n)])
+
+
+def _run(
+    command: list[str], failure: str, cwd: Path | None = None, env: dict[str, str] | None = None
+) -> str:
+    """What the command prints. Raises UserError with its last lines where it fails."""
+    try:
+        done = subprocess.run(
+            command, cwd=cwd, env=env, capture_output=True, text=True, check=False, timeout=600
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise UserError(f"{failure}: {error}") from error
+    if done.returncode:
+        words = "\n".join((done.stderr or done.stdout).strip().splitlines()[-5:])
+        raise UserError(f"{failure}: {command[0]} ended with {done.returncode}:\n{words}")
+    return done.stdout
