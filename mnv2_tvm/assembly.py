@@ -16,6 +16,7 @@ _OTHER = re.compile(
     r"v(add|sub|mul|max|min|div)ps|f(add|sub|mul|max|min|maxnm|minnm|div)\s+v"
     r"|v(add|sub|mul|max|min|maxnm|minnm)\.f32"
 )
+_VECTOR = re.compile(r"%[xyz]mm\d|\b[qvd]\d")
 _STACK = re.compile(r"\((%rsp|%rbp)|\[sp\b|\[x29\b|\[r11\b|\[r7\b")
 _LABEL = re.compile(r"^(\.?L[\w.$]+):")
 _BRANCH = re.compile(r"^\s+(j\w+|b|b\.\w+|b[a-z]{2}|cbn?z|tbn?z)\s+(?:.*,\s*)?(\.?L[\w.$]+)")
@@ -23,11 +24,11 @@ _BRANCH = re.compile(r"^\s+(j\w+|b|b\.\w+|b[a-z]{2}|cbn?z|tbn?z)\s+(?:.*,\s*)?(\
 
 @dataclass(frozen=True)
 class InnerLoop:
-    """One innermost loop: vector instructions of each kind, and references to the stack."""
+    """One innermost loop: vector instructions of each kind."""
 
     fmas: int
     other_arithmetic: int
-    stack_references: int
+    spills: int  # that read or write the stack: registers that did not suffice
 
     @property
     def fma_share(self) -> float:
@@ -75,4 +76,5 @@ def _count(lines: list[str]) -> InnerLoop:
     def count(pattern: re.Pattern[str]) -> int:
         return sum(bool(pattern.search(line)) for line in lines)
 
-    return InnerLoop(count(_FMA), count(_OTHER), count(_STACK))
+    spills = sum(bool(_STACK.search(line) and _VECTOR.search(line)) for line in lines)
+    return InnerLoop(count(_FMA), count(_OTHER), spills)

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from mnv2_tvm import cli
+from mnv2_tvm.assembly import InnerLoop, hot_loop
 from mnv2_tvm.errors import UserError
 from mnv2_tvm.kernels import Schedule
 from mnv2_tvm.layer import Layer
@@ -34,6 +35,7 @@ class Shown:
     registers: int
     panel_bytes: int  # packed weights that one pass of the innermost loops reads
     tasks: int
+    hot_loop: InnerLoop | None  # None where all loops are unrolled, or none has FMAs
     loop_nest: str  # TVMScript, runs of alike statements folded
 
 
@@ -52,6 +54,7 @@ def show(layer: Layer, target: Target, *, threads: int = 1, log_dir: Path | None
         registers=schedule.registers(layer, target),
         panel_bytes=4 * taps * depth * schedule.panel,
         tasks=schedule.tasks(layer),
+        hot_loop=hot_loop(layer, schedule, target),
         loop_nest=fold(schedule.emit(layer, target).script()),
     )
 
@@ -86,6 +89,13 @@ def _overview(layers: list[Layer], decisions: Decisions) -> Table:
     return table
 
 
+def _assembly(loop: InnerLoop | None) -> str:
+    if loop is None:
+        return "no loop with FMAs is left in the assembly"
+    share = f"{loop.fma_share:.0%} of its vector arithmetic"
+    return f"in the assembly: {loop.fmas} FMAs, {share}; {loop.spills} vector spills"
+
+
 def _print(shown: Shown, target: Target, console: Console) -> None:
     vector, cache = target.vector, target.cache
     record = shown.record
@@ -109,6 +119,7 @@ def _print(shown: Shown, target: Target, console: Console) -> None:
         "registers", f"{shown.registers} of {vector.registers}, {vector.bytes} bytes each"
     )
     table.add_row("weights", weights)
+    table.add_row("inner loop", _assembly(shown.hot_loop))
     table.add_row("threads share", f"{shown.tasks} tasks")
     console.print(table)
     console.print()
@@ -137,8 +148,9 @@ def main(
     layers = [one for one in network_layers(network.relax()) if fnmatchcase(one.name, layer or "*")]
     if not layers:
         raise UserError(f"no layer matches '{layer}'; leave --layer out to see all")
+    overview = _overview(layers, Decisions.load(machine, threads, log_dir))
     console.print(f"{width}-{resolution} on {machine.name}", highlight=False)
-    console.print(_overview(layers, Decisions.load(machine, threads, log_dir)))
+    console.print(overview)
 
 
 if __name__ == "__main__":

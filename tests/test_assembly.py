@@ -1,0 +1,54 @@
+"""What LLVM makes of the default schedules, read from the assembly of every target."""
+
+import pytest
+
+from mnv2_tvm.assembly import InnerLoop, hot_loop, inner_loops
+from mnv2_tvm.layer import Layer
+from mnv2_tvm.model import Architecture
+from mnv2_tvm.network import SourceNetwork
+from mnv2_tvm.pipeline import default_schedule, network_layers
+from mnv2_tvm.target import Target
+
+NETWORK = SourceNetwork.make(Architecture(), None, 0)
+LAYERS = [
+    layer
+    for layer in dict.fromkeys(network_layers(NETWORK.relax()))
+    if layer.operator != "avgpool"  # it has no multiplication
+]
+ARM = ("rasp3", "rasp4", "rasp4-32", "rasp5", "android", "android-dotprod")
+
+
+@pytest.mark.parametrize("name", [*ARM, "x86-avx2", "x86-avx512"])
+def test_inner_loops_are_fused_multiply_adds(name: str) -> None:
+    """All arithmetic of the products; a depthwise tile has two bounds of ReLU6 to nine FMAs."""
+    target = Target.load(name)
+    for layer in LAYERS:
+        loop = hot_loop(layer, default_schedule(layer, target), target)
+        assert loop is not None, layer.name
+        least = 0.75 if layer.operator == "dwconv" else 0.9
+        assert loop.fma_share >= least, (layer.name, loop)
+
+
+def test_spills_are_seen() -> None:
+    """More accumulators than registers: LLVM must go through the stack, and we must see it."""
+    target = Target.load("rasp4")
+    layer = Layer.parse("f32-pwconv-14x14x96-576")
+    fitting = default_schedule(layer, target)
+    greedy = type(fitting).from_json(fitting.to_json() | {"tile_m": 14, "tile_n": 16})
+    loop = hot_loop(layer, greedy, target)
+    assert loop is not None and loop.spills > 0
+
+
+def test_only_innermost_loops_count() -> None:
+    text = "\n".join(
+        [
+            ".LBB0_1:",
+            "\tvaddps\t%ymm1, %ymm2, %ymm3",
+            ".LBB0_2:",
+            "\tvfmadd231ps\t(%rsi), %ymm0, %ymm1",
+            "\tvmovups\t%ymm1, 32(%rsp)",
+            "\tjne\t.LBB0_2",
+            "\tjne\t.LBB0_1",
+        ]
+    )
+    assert inner_loops(text) == [InnerLoop(fmas=1, other_arithmetic=0, spills=1)]
