@@ -12,7 +12,7 @@ from mnv2_tvm.deploy.manifest import Manifest
 from mnv2_tvm.errors import UserError
 from mnv2_tvm.model import Architecture
 from mnv2_tvm.network import SourceNetwork, relative_error
-from mnv2_tvm.run import rank
+from mnv2_tvm.ranking import rank
 
 TOLERANCE = 1e-4  # largest error over the largest logit
 

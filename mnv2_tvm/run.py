@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Protocol
 
@@ -14,6 +13,7 @@ from mnv2_tvm.deploy.loader import Floats, load
 from mnv2_tvm.deploy.manifest import Manifest
 from mnv2_tvm.errors import UserError
 from mnv2_tvm.images import load_image
+from mnv2_tvm.ranking import rank
 
 
 class Network(Protocol):
@@ -24,15 +24,6 @@ class Network(Protocol):
 
     def __call__(self, images: Floats) -> Floats:
         """Logits [m, classes] of images [m, y, x, 3], for any m."""
-
-
-@dataclass(frozen=True)
-class Ranked:
-    """One of the top classes of an image."""
-
-    index: int
-    label: str  # empty without a file of labels
-    probability: float
 
 
 def run(network: Network, images: Floats, source: str) -> Floats:
@@ -47,18 +38,6 @@ def run(network: Network, images: Floats, source: str) -> Floats:
             "again with python -m mnv2_tvm.build --weights FILE"
         )
     return logits
-
-
-def rank(logits: Floats, top: int, labels: list[str] | None) -> list[Ranked]:
-    """The `top` likeliest classes by the logits [classes] of one image, with their softmax.
-
-    Equal logits rank by class index; of fewer classes than `top`, all are given.
-    """
-    exponentials = np.exp(logits.astype(np.float64) - logits.max())
-    probabilities = exponentials / exponentials.sum()
-    # By logits: probabilities are equal where exp underflows.
-    order = np.argsort(-logits, kind="stable")[:top].tolist()
-    return [Ranked(i, labels[i] if labels else "", float(probabilities[i])) for i in order]
 
 
 def read_labels(path: Path, classes: int) -> list[str]:

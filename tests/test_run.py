@@ -11,7 +11,8 @@ from PIL import Image
 import mnv2_tvm.run as verb
 from mnv2_tvm.cli import run_verb
 from mnv2_tvm.errors import UserError
-from mnv2_tvm.run import rank, read_input, read_labels, run, write_output
+from mnv2_tvm.ranking import rank
+from mnv2_tvm.run import read_input, read_labels, run, write_output
 
 Array = np.ndarray[Any, Any]
 CLASSES = 4

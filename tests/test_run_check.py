@@ -19,7 +19,8 @@ from mnv2_tvm.errors import UserError
 from mnv2_tvm.images import load_image
 from mnv2_tvm.model import random_state
 from mnv2_tvm.network import SourceNetwork
-from mnv2_tvm.run import main, rank
+from mnv2_tvm.ranking import rank
+from mnv2_tvm.run import main
 from mnv2_tvm.target import Target
 
 CAT = Path(load_image.__code__.co_filename).parent / "samples" / "cat.jpg"
