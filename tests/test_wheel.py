@@ -81,7 +81,7 @@ def test_wheel_has_all_data(wheel: Path) -> None:
 def test_wheel_has_nothing_else(wheel: Path) -> None:
     """No measurements of this machine, no locks, caches, tests or outputs."""
     names = zipfile.ZipFile(wheel).namelist()
-    suffixes = {".py", ".c", ".h", ".md", ".jpg", ".toml", ".typed"}
+    suffixes = {".py", ".c", ".h", ".md", ".jpg", ".toml", ".typed", ".sh", ".txt"}
     strange = [
         name
         for name in names
