@@ -12,6 +12,7 @@ from typing import Any
 from mnv2_tvm.errors import UserError
 from mnv2_tvm.kernels import Schedule, schedule_class
 from mnv2_tvm.layer import Layer
+from mnv2_tvm.passes.describe_layer import describe_layer
 from mnv2_tvm.passes.emit_network import emit_network
 from mnv2_tvm.passes.fuse_layers import fuse_layers
 from mnv2_tvm.passes.list_steps import Step, list_steps
@@ -100,8 +101,6 @@ def _dump(module: Any, path: Path) -> None:
 
 def network_layers(module: Any) -> list[Layer]:
     """The layers of a Relax module in order, as the pipeline sees them; repeats included."""
-    from mnv2_tvm.passes.describe_layer import describe_layer
-
     fused = fuse_layers(module)
     return [
         describe_layer(fused[binding.value.op]).layer

@@ -38,7 +38,6 @@ class Vector:
 class Cache:
     """Sizes in bytes; L1 and L2 are those of one core."""
 
-    line_bytes: int
     l1_bytes: int
     l2_bytes: int
 
