@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 
 from mnv2_tvm import cli
-from mnv2_tvm.device.session import Address, board_name
+from mnv2_tvm.device.session import Address, board_info
 from mnv2_tvm.device.tracker import parse_address
 from mnv2_tvm.errors import UserError
 from mnv2_tvm.host import this_host
@@ -63,6 +63,7 @@ def tune(
     else:
         address = Address(tracker, target.name)
         address.boards()
+    machine = _Machine.of(address, log_dir)
     log = TuningLog.of(target, log_dir)
     log.open_for_writing()
     layers = network_layers(SourceNetwork.make(architecture, None, seed).relax())
@@ -70,9 +71,9 @@ def tune(
     if not wanted:
         names = "\n  ".join(sorted({one.name for one in layers}))
         raise UserError(f"no layer matches '{layer}'; the network has\n  {names}")
-    searches = known_layers(wanted, target, log)
+    searches = known_layers(wanted, target, log, emulated=machine.emulated)
     with Progress(console or Console(stderr=True), time_budget_s) as progress:
-        progress.line(_opening(target, searches, threads, log))
+        progress.line(_opening(target, machine, searches, threads, log))
         tally = search_layers(
             searches,
             target,
@@ -95,7 +96,7 @@ def tune(
             progress=progress,
             address=address,
         )
-    records = _records(measured, result, threads, _machine(address))
+    records = _records(measured, result, threads, machine.cpu)
     log.keep(records)
     return TuneReport(records, tally, result, time.monotonic() - start)
 
@@ -109,18 +110,35 @@ def _require_this_host(target: Target) -> None:
         )
 
 
-def _machine(address: Address | None) -> str:
-    """What the times were measured on, for the records."""
-    if address is None:
-        return this_host().cpu
-    return board_name(address)
+@dataclass(frozen=True)
+class _Machine:
+    """What the times are measured on."""
+
+    cpu: str
+    emulated: bool
+
+    @classmethod
+    def of(cls, address: Address | None, log_dir: Path | None) -> "_Machine":
+        """Raises UserError where emulated times would go into the shipped logs."""
+        if address is None:
+            return cls(this_host().cpu, False)
+        info = board_info(address)
+        if info["emulated"] and log_dir is None:
+            raise UserError(
+                f"the board {address.key} is emulated: its times must not stand among measured "
+                "ones; give it a log of its own with --log-dir DIR"
+            )
+        mark = " (emulated: no time of real hardware)" if info["emulated"] else ""
+        return cls(f"{info['cpu']}{mark}", bool(info["emulated"]))
 
 
-def _opening(target: Target, searches: list[LayerSearch], threads: int, log: TuningLog) -> str:
+def _opening(
+    target: Target, machine: _Machine, searches: list[LayerSearch], threads: int, log: TuningLog
+) -> str:
     points = sum(len(search.space) for search in searches)
     known = sum(len(search.times) for search in searches)
     return (
-        f"{target.name} on {this_host().cpu}, {threads} thread(s): {len(searches)} layers, "
+        f"{target.name} on {machine.cpu}, {threads} thread(s): {len(searches)} layers, "
         f"{points} points, {known} of them measured before; log in {log.folder}"
     )
 

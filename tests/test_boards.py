@@ -18,11 +18,14 @@ from mnv2_tvm.device.remote_network import RemoteNetwork
 from mnv2_tvm.device.session import Address, Session
 from mnv2_tvm.device.tracker import Tracker, start_tracker
 from mnv2_tvm.errors import UserError
+from mnv2_tvm.layer import Layer
 from mnv2_tvm.model import Architecture
 from mnv2_tvm.network import SourceNetwork, relative_error
+from mnv2_tvm.pipeline import default_schedule
 from mnv2_tvm.search.candidate import Timing
 from mnv2_tvm.search.candidate_bench import CandidateBench, Tally
-from mnv2_tvm.search.records import Decisions, TuningLog
+from mnv2_tvm.search.layers import known_layers
+from mnv2_tvm.search.records import Decisions, Measurement, TuningLog
 from mnv2_tvm.target import Target
 from mnv2_tvm.tune import tune
 
@@ -77,6 +80,23 @@ def test_search_build_bench_and_run_on_an_emulated_board(rasp4: Address, tmp_pat
     wait_for_boards(rasp4.tracker, rasp4.key)
     remote = RemoteNetwork(Session(rasp4), tmp_path / "board")
     assert relative_error(remote(images), load(tmp_path / "here")(images)) < 1e-4
+
+
+def test_emulated_times_stay_out_of_the_shipped_logs(rasp4: Address) -> None:
+    wait_for_boards(rasp4.tracker, rasp4.key)
+    with pytest.raises(UserError, match=r"rasp4 is emulated.*--log-dir"):
+        tune(Target.load("rasp4"), TINY, tracker=rasp4.tracker)
+
+
+def test_emulated_times_are_not_known_to_a_search_on_hardware(tmp_path: Path) -> None:
+    target = Target.load("rasp4")
+    layer = Layer.parse("f32-pwconv-4x4x16-96")
+    schedule = default_schedule(layer, target)
+    log = TuningLog(tmp_path)
+    log.append(Measurement(layer, schedule, 1.0, 0.0, None, emulated=True))
+    (real,) = known_layers([layer], target, log)
+    (emulated,) = known_layers([layer], target, log, emulated=True)
+    assert not real.times and list(emulated.times) == [schedule]
 
 
 def test_wrong_numbers_on_a_board_give_no_times(rasp4: Address, tmp_path: Path) -> None:

@@ -73,14 +73,9 @@ class Session:
             raise UserError(f"the board at {self.board} cannot load {library}: {error}") from error
 
 
-def board_name(address: Address) -> str:
-    """The CPU of a board as it tells it, with `emulated` said."""
-    session = Session(address)
-    try:
-        mark = " (emulated: no time of real hardware)" if session.info["emulated"] else ""
-        return f"{session.info['cpu']}{mark}"
-    finally:
-        del session  # TVM ends it with its last handle
+def board_info(address: Address) -> dict[str, Any]:
+    """What a free board of `address` tells of itself."""
+    return Session(address).info  # TVM ends the session with its last handle: here
 
 
 _held: dict[Address, Session] = {}

@@ -59,8 +59,13 @@ class LayerSearch:
         return [m for m in timed if (m.median_us or 0.0) <= factor * self.best_us][:count]
 
 
-def known_layers(layers: list[Layer], target: Target, log: TuningLog) -> list[LayerSearch]:
-    """A search for each distinct layer, with what the log already knows, costliest first."""
+def known_layers(
+    layers: list[Layer], target: Target, log: TuningLog, *, emulated: bool = False
+) -> list[LayerSearch]:
+    """A search for each distinct layer, with what the log already knows, costliest first.
+
+    Emulated times and measured ones do not know of each other.
+    """
     searches = {}
     for layer in sorted(set(layers), key=lambda one: -one.flops * layers.count(one)):
         kernel = schedule_class(layer)
@@ -71,7 +76,8 @@ def known_layers(layers: list[Layer], target: Target, log: TuningLog) -> list[La
         search = searches.get(measurement.layer)
         # What failed for another reason than the candidate itself gets a second chance.
         again = (measurement.failure or "").startswith("error")
-        if search and measurement.schedule in search.space and not again:
+        alike = measurement.emulated == emulated or measurement.median_us is None
+        if search and measurement.schedule in search.space and alike and not again:
             search.times[measurement.schedule] = measurement
     return list(searches.values())
 
