@@ -186,7 +186,7 @@ def main(
     paths = image or []
     images = [load_image(path, resolution) for path in paths]  # all are read before any is run
     agree = _check_by(folder, weights, top) if check else None
-    if note := _note(network):
+    if note := _note(network.manifest.weights):
         typer.echo(note)
     for path, array in zip(paths, images, strict=True):
         logits = run(network, array, str(path))
@@ -198,12 +198,11 @@ def main(
             typer.echo(agree(logits, array, str(path)))
 
 
-def _note(network: Network) -> str:
+def _note(weights: str) -> str:
     """What the reader of the classes must know of the weights; empty for those of a file."""
-    manifest = getattr(network, "manifest", None)  # only a network from a library has one
-    if manifest is None or not manifest.weights.startswith("random, seed "):
+    if not weights.startswith("random, seed "):
         return ""
-    return f"note: the weights are random ones ({manifest.weights}), so the classes mean nothing"
+    return f"note: the weights are random ones ({weights}), so the classes mean nothing"
 
 
 def _check_by(folder: Path, weights: Path | None, top: int) -> Callable[[Floats, Floats, str], str]:

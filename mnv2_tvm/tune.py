@@ -156,7 +156,8 @@ def _records(
     records = []
     for search in searches:
         kept = result.kept[search.layer]
-        alone = search.times.get(kept.schedule)
+        max_error = search.times[kept.schedule].max_error
+        assert max_error is not None  # only candidates with right numbers came so far
         records.append(
             Record(
                 layer=search.layer,
@@ -164,7 +165,7 @@ def _records(
                 schedule=kept.schedule,
                 median_us=kept.samples_us[1],
                 samples_us=kept.samples_us,
-                max_error=alone.max_error or 0.0 if alone else 0.0,
+                max_error=max_error,
                 provenance=provenance,
             )
         )

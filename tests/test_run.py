@@ -2,6 +2,7 @@
 
 import pickle
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,7 @@ class MeanColours:
 
     input_shape = (2, 32, 32, 3)
     output_shape = (2, CLASSES)
+    manifest = SimpleNamespace(weights="weights.pth")
 
     def __call__(self, images: Array) -> Array:
         channels = images.mean(axis=(1, 2), dtype=np.float32)  # [m, c]

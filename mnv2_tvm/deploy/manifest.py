@@ -14,6 +14,8 @@
 | `flops` | of one run; two a multiply-add |
 | `flops_share` | share of the FLOPs on `tuned`, `default` and `fallback` kernels |
 | `layers` | in order: `name`, `flops`, `source`, `decisions` |
+
+Nothing falls back yet, so that share is 0: the pipeline refuses an operator without a kernel.
 """
 
 import hashlib
