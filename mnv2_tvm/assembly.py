@@ -17,7 +17,14 @@ _OTHER = re.compile(
     r"|v(add|sub|mul|max|min|maxnm|minnm)\.f32"
 )
 _VECTOR = re.compile(r"%[xyz]mm\d|\b[qvd]\d")
-_STACK = re.compile(r"\((%rsp|%rbp)|\[sp\b|\[x29\b|\[r11\b|\[r7\b")
+# A register that points into the stack: the stack pointer, and what is copied from it.
+_STACK_POINTERS = {"%rsp", "sp"}
+_COPY = re.compile(
+    r"(?:mov|add|sub)\s+[rx]\d+, (?P<from>\w+)"
+    r"|(?:movq\s+|leaq\s+-?\d*\()(?P<base>%r\w+)\)?, %r\w+$"
+)
+_WRITTEN = re.compile(r"\s+(?!st|cmp|b)[a-z][\w.]*\s+(?:(?P<arm>[rx]\d+)\b|.*, (?P<x86>%r\w+)$)")
+_ADDRESS = re.compile(r"\[(\w+)|\((%\w+)|v(?:ld|st)m\w+\s+(\w+)")
 _LABEL = re.compile(r"^(\.?L[\w.$]+):")
 _BRANCH = re.compile(r"^\s+(j\w+|b|b\.\w+|b[a-z]{2}|cbn?z|tbn?z)\s+(?:.*,\s*)?(\.?L[\w.$]+)")
 
@@ -51,6 +58,7 @@ def inner_loops(text: str) -> list[InnerLoop]:
     A loop is what lies between a label and a branch back to it.
     """
     lines = text.splitlines()
+    spills = _stack_accesses(lines)
     places = {match[1]: n for n, line in enumerate(lines) if (match := _LABEL.match(line))}
     spans = []
     for end, line in enumerate(lines):
@@ -63,7 +71,7 @@ def inner_loops(text: str) -> list[InnerLoop]:
         for span in dict.fromkeys(spans)
         if not any(o != span and span[0] <= o[0] and o[1] <= span[1] for o in spans)
     ]
-    return [_count(lines[start : end + 1]) for start, end in sorted(innermost)]
+    return [_count(lines, range(start, end + 1), spills) for start, end in sorted(innermost)]
 
 
 def hot_loop(layer: Layer, schedule: Schedule, target: Target) -> InnerLoop | None:
@@ -72,9 +80,28 @@ def hot_loop(layer: Layer, schedule: Schedule, target: Target) -> InnerLoop | No
     return max(loops, key=lambda loop: loop.fmas, default=None)
 
 
-def _count(lines: list[str]) -> InnerLoop:
-    def count(pattern: re.Pattern[str]) -> int:
-        return sum(bool(pattern.search(line)) for line in lines)
+def _stack_accesses(lines: list[str]) -> set[int]:
+    """Numbers of the lines in which a vector instruction reads or writes the stack."""
+    pointers = set(_STACK_POINTERS)
+    found = set()
+    for number, line in enumerate(lines):
+        if _VECTOR.search(line):
+            bases = {base for match in _ADDRESS.finditer(line) for base in match.groups()}
+            if bases & pointers:
+                found.add(number)
+        elif written := _WRITTEN.match(line):
+            copy = _COPY.search(line)
+            source = copy and (copy["from"] or copy["base"])
+            register = written["arm"] or written["x86"]
+            if source in pointers:
+                pointers.add(register)
+            else:
+                pointers -= {register} - _STACK_POINTERS
+    return found
 
-    spills = sum(bool(_STACK.search(line) and _VECTOR.search(line)) for line in lines)
-    return InnerLoop(count(_FMA), count(_OTHER), spills)
+
+def _count(lines: list[str], loop: range, spills: set[int]) -> InnerLoop:
+    def count(pattern: re.Pattern[str]) -> int:
+        return sum(bool(pattern.search(lines[number])) for number in loop)
+
+    return InnerLoop(count(_FMA), count(_OTHER), len(spills & set(loop)))

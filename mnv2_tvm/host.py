@@ -3,6 +3,7 @@
 import os
 import platform
 import re
+import sys
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -12,7 +13,7 @@ from pathlib import Path
 class Host:
     """The machine that runs this process, as Linux describes it."""
 
-    machine: str  # `uname -m`
+    machine: str  # `uname -m`, but of this process: armv7l for a 32-bit one on a 64-bit ARM
     cpu: str  # model name
     cores: int  # that this process may use
     features: frozenset[str]  # flags of /proc/cpuinfo
@@ -34,4 +35,12 @@ def this_host() -> Host:
         cpu += f" (family {fields['cpu family']} model {fields['model']})"
     flags = fields.get("flags") or fields.get("Features") or ""
     cores = len(os.sched_getaffinity(0))
-    return Host(platform.machine(), cpu, cores, frozenset(flags.split()))
+    machine, features = _as_process(platform.machine(), set(flags.split()), sys.maxsize)
+    return Host(machine, cpu, cores, frozenset(features))
+
+
+def _as_process(machine: str, features: set[str], word: int) -> tuple[str, set[str]]:
+    """What a process of this word size has: a 32-bit Raspberry Pi OS runs on a 64-bit kernel."""
+    if machine == "aarch64" and word < 2**32:
+        return "armv7l", features | {"neon", "vfpv4"}
+    return machine, features

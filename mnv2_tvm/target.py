@@ -27,6 +27,7 @@ class Vector:
     fma_latency: int  # cycles
     fma_per_cycle: int
     loads_per_cycle: int
+    memory_operands: bool  # whether an FMA can take an operand from memory
 
     @property
     def lanes(self) -> int:
@@ -162,7 +163,10 @@ def _section(path: Path, key: str, table: dict[str, Any], kind: type[T]) -> T:
 
 
 def _value(path: Path, key: str, value: Any, kind: type) -> Any:
-    """A value of the file as an int above 0, a str, or a tuple of str."""
+    """A value of the file as a bool, an int above 0, a str, or a tuple of str."""
+    if kind is bool:
+        _check_type(path, key, value, bool)
+        return value
     if kind is int:
         if type(value) is not int or value < 1:
             raise UserError(f"{path}: key '{key}' must be a positive integer, not {value!r}")

@@ -25,8 +25,10 @@ def test_inner_loops_are_fused_multiply_adds(name: str) -> None:
     for layer in LAYERS:
         loop = hot_loop(layer, default_schedule(layer, target), target)
         assert loop is not None, layer.name
-        least = 0.75 if layer.operator == "dwconv" else 0.9
+        least = 0.8 if layer.operator == "dwconv" else 0.9
         assert loop.fma_share >= least, (layer.name, loop)
+        # On x86 a spilled weight is as good as any: an operand that an FMA reads from memory.
+        assert loop.spills == 0 or target.vector.memory_operands, (layer.name, loop)
 
 
 def test_spills_are_seen() -> None:
@@ -37,6 +39,24 @@ def test_spills_are_seen() -> None:
     greedy = type(fitting).from_json(fitting.to_json() | {"tile_m": 14, "tile_n": 16})
     loop = hot_loop(layer, greedy, target)
     assert loop is not None and loop.spills > 0
+
+
+@pytest.mark.parametrize(
+    ("lines", "spills"),
+    [
+        ("str\tq0, [sp, #16]", 1),
+        ("mov\tx29, x17\n\tldr\tq0, [x29]", 0),
+        ("mov\tx29, sp\n\tldr\tq0, [x29, #32]", 1),
+        ("add\tr11, sp, #88\n\tvldmia\tr11, {d22, d23}", 1),
+        ("add\tr11, sp, #88\n\tadd\tr11, r1, #4\n\tvldmia\tr11, {d22, d23}", 0),
+        ("vfmadd231ps\t-64(%rsp), %zmm0, %zmm1", 1),
+        ("movq\t-40(%rsp), %rcx\n\tvmovups\t(%rcx), %zmm0", 0),
+        ("leaq\t64(%rsp), %rcx\n\tvmovups\t(%rcx), %zmm0", 1),
+    ],
+)
+def test_spills_go_through_whatever_points_to_the_stack(lines: str, spills: int) -> None:
+    text = f".LBB0_1:\n\t{lines}\n\tjne\t.LBB0_1"
+    assert [loop.spills for loop in inner_loops(text)] == [spills]
 
 
 def test_only_innermost_loops_count() -> None:

@@ -174,7 +174,8 @@ def test_spaces_at_the_edge_hold_the_default(target: Target, layer: Layer) -> No
     space = schedule_class(layer).space(layer, target)
     assert len(set(space)) == len(space) > 0
     assert default_schedule(layer, target) in space
-    assert all(p.registers(layer, target) <= target.vector.registers for p in space)
+    if len(space) > 1:  # where nothing fits, the smallest tile alone is there
+        assert all(p.registers(layer, target) <= target.vector.registers for p in space)
 
 
 @pytest.mark.parametrize("operator", ["conv", "pwconv", "avgpool"])
@@ -227,7 +228,8 @@ def test_accumulators_fit_the_register_file(target: Target, layer: Layer) -> Non
     """Counted in the emitted function, not asked of the schedule.
 
     Beside the accumulators an innermost loop holds a row of weight vectors and a broadcast pixel;
-    a depthwise one an input and a weight vector; pooling reads its input from memory.
+    a depthwise one an input and a weight vector, or all weights where FMAs read no memory;
+    pooling reads its input from memory.
     """
     space = schedule_class(layer).space(layer, target)
     fullest = max(space, key=lambda point: point.registers(layer, target))
@@ -237,9 +239,13 @@ def test_accumulators_fit_the_register_file(target: Target, layer: Layer) -> Non
         assert largest > 0
         columns = len(cut(schedule.panel, target.vector.lanes))
         if len(cut(rest, target.vector.lanes)) <= columns:
-            operands = {"dwconv": 2, "avgpool": 0}.get(layer.operator, columns + 1)
+            depthwise = 2 if target.vector.memory_operands else 10 * columns
+            if getattr(schedule, "order", None) in ("cyx", "ycx") and depthwise > 2:
+                depthwise += 2  # the bounds of ReLU6
+            operands = {"dwconv": depthwise, "avgpool": 0}.get(layer.operator, columns + 1)
             assert largest + operands == schedule.registers(layer, target)
-            assert largest + operands <= target.vector.registers
+            if len(space) > 1:  # where nothing fits, the smallest tile alone is there
+                assert largest + operands <= target.vector.registers
 
 
 @pytest.mark.parametrize("operator", ["conv", "pwconv"])

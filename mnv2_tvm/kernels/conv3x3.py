@@ -4,12 +4,13 @@
       for n in panels of tile_n:
         for x in tiles of tile_x:
           acc[tile_x, tile_n] = bias[n]                         # registers
-          for ky:
-            for kx, for each input channel:                     # unrolled
+          for ky, for kx:
+            for each input channel:                             # unrolled
               acc[i, j] += input[pixel(i, ky, kx), channel] * w[n, ky, kx, channel, j]
           y[...] = relu6(acc)
 
-No im2col: a pixel's three channels are broadcast straight from the image.
+No im2col: a pixel's three channels are broadcast straight from the image. The taps stay loops:
+with all of them in one body, LLVM keeps pixels that two taps share in registers, and spills.
 """
 
 from collections.abc import Iterator
@@ -20,7 +21,14 @@ from typing import Any, Self
 from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
 
-from mnv2_tvm.kernels.loops import Index, inside, tile_count, tile_loop, window_loop
+from mnv2_tvm.kernels.loops import (
+    Index,
+    Span,
+    inside,
+    tile_count,
+    tile_loop,
+    window_loop,
+)
 from mnv2_tvm.kernels.registers import RegisterTile, load, most_vectors, relu6, unchanged, vectors
 from mnv2_tvm.kernels.schedule import Operands, Schedule
 from mnv2_tvm.layer import Layer
@@ -45,10 +53,7 @@ class Conv3x3(Schedule):
 
     @classmethod
     def default(cls, layer: Layer, target: Target) -> Self:
-        """The fewest cycles with half the registers as accumulators.
-
-        The other half takes the pixels of a row of taps, which LLVM loads ahead of their use.
-        """
+        """The fewest cycles, and of those the fewest loads."""
 
         def cycles(point: Self) -> tuple[float, float]:
             columns = vectors(point.tile_n, target.vector.lanes)
@@ -59,10 +64,7 @@ class Conv3x3(Schedule):
             busiest = max(multiply_adds, loads, target.vector.fma_latency)
             return tiles * panels * busiest, tiles * panels * loads
 
-        half = target.vector.registers // 2
-        lanes = target.vector.lanes
-        small = [p for p in cls.space(layer, target) if p.tile_x * vectors(p.tile_n, lanes) <= half]
-        return min(small, key=cycles)
+        return min(cls.space(layer, target), key=cycles)
 
     def registers(self, layer: Layer, target: Target) -> int:
         """Accumulators, a row of weight vectors, and a broadcast pixel."""
@@ -81,11 +83,13 @@ class Conv3x3(Schedule):
     def body(self, layer: Layer, target: Target, operands: Operands) -> None:
         """Emit the nest of the module's docstring."""
         height, width, stride, span = layer.height, layer.width, layer.stride, operands.span
-        for n, _ in tile_loop(layer.batch, 1, name="n"):
-            for y, _ in window_loop(layer.out_height, height, stride, 1, span=span, name="y"):
-                for c, tile_n in tile_loop(layer.out_channels, self.tile_n, name="n"):
+        for n, _ in tile_loop(layer.batch, 1, span, name="n"):
+            for y, _ in window_loop(
+                layer.out_height, height, stride, 1, span, shared=True, name="y"
+            ):
+                for c, tile_n in tile_loop(layer.out_channels, self.tile_n, span, name="n"):
                     for x, tile_x in window_loop(
-                        layer.out_width, width, stride, self.tile_x, name="x"
+                        layer.out_width, width, stride, self.tile_x, span, name="x"
                     ):
                         _tile(layer, target, operands, n, y, (x, tile_x), (c, tile_n))
 
@@ -103,11 +107,11 @@ def _tile(
     depth, stride = layer.in_channels, layer.stride
     acc = RegisterTile(tile_x, tile_n, target.vector.lanes)
     acc.fill(lambda row, j, lanes: load(o.bias, c0 + j, lanes))
-    for ky in _rows(y, layer):
+    for ky, kx in _taps(y, (x0, tile_x), layer, o.span):
         line = (n * layer.height + y * stride + (ky - 1)) * layer.width
-        for kx, k in product(range(3), range(depth)):
+        for k, _ in tile_loop(depth, 1, o.span, name="k"):
 
-            def pixel(i: int, kx: int = kx, k: int = k, line: Any = line) -> Any:
+            def pixel(i: int, kx: Index = kx, k: Index = k, line: Any = line) -> Any:
                 in_x = (x0 + i) * stride + (kx - 1)
                 return o.x[(line + in_x) * depth + k] if inside(in_x, layer.width) else None
 
@@ -123,12 +127,22 @@ def _tile(
     acc.store(o.y, lambda i, j: (line + x0 + i) * layer.out_channels + c0 + j, finish)
 
 
-def _rows(y: Index, layer: Layer) -> Iterator[Index]:
-    """Emit the loop over the rows of taps inside the image.
+def _taps(
+    y: Index, columns: tuple[Index, int], layer: Layer, span: Span
+) -> Iterator[tuple[Index, Index]]:
+    """Emit the loops over the taps; one that reaches outside the image stands by itself."""
+    x0, tile_x = columns
 
-    It stays a loop: with all taps in one body, LLVM moves loads far ahead and spills.
-    """
-    inner = [ky for ky in range(3) if inside(y * layer.stride + (ky - 1), layer.height)]
-    with T.serial(inner[0], inner[-1] + 1) as ky:
+    def reaches_out(kx: int) -> bool:
+        ends = (x0 * layer.stride + (kx - 1), (x0 + tile_x - 1) * layer.stride + (kx - 1))
+        return not all(inside(in_x, layer.width) for in_x in ends)
+
+    rows = [ky for ky in range(3) if inside(y * layer.stride + (ky - 1), layer.height)]
+    inner = [kx for kx in range(3) if not reaches_out(kx)]
+    with T.serial(rows[0], span.opaque(rows[-1] + 1)) as ky:
         IRBuilder.name("ky", ky)
-        yield ky
+        yield from ((ky, kx) for kx in range(inner[0]))
+        with T.serial(inner[0], span.opaque(inner[-1] + 1)) as kx:
+            IRBuilder.name("kx", kx)
+            yield ky, kx
+        yield from ((ky, kx) for kx in range(inner[-1] + 1, 3))

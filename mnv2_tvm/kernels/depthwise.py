@@ -53,6 +53,8 @@ class Depthwise(Schedule):
             if tile_y * tile_x * column * 9 > _MOST_TAPS and tile_y * tile_x > 1:
                 continue
             points.append(point)
+        if not points:  # odd channel counts are cut into many narrow vectors
+            points = [cls(1, 1, min(target.vector.lanes, layer.out_channels), "yxc")]
         return distinct(points, lambda point: point._nest(layer))
 
     def _nest(self, layer: Layer) -> tuple[object, ...]:
@@ -69,12 +71,15 @@ class Depthwise(Schedule):
     def default(cls, layer: Layer, target: Target) -> Self:
         """Two by two pixels, and as many channels as hide the latency of an FMA.
 
-        Larger tiles load less, but their peeled borders are more code than they are worth. Of
-        the best measured point of each layer of 1.0-224 this one has 95 % of the speed at stride
-        1 and 86 % at stride 2 (Zen 5, AVX-512, one thread, alone in the caches, 2026-11-21).
+        One vector of channels where all weights must be in registers. Larger tiles load less, but
+        their peeled borders are more code than they are worth. Of the best measured point of each
+        layer of 1.0-224 this one has 95 % of the speed at stride 1 and 86 % at stride 2 (Zen 5,
+        AVX-512, one thread, alone in the caches, 2026-11-21).
         """
         space = cls.space(layer, target)
-        columns = max(1, target.vector.fma_latency * target.vector.fma_per_cycle // 4)
+        columns = 1
+        if target.vector.memory_operands:
+            columns = max(1, target.vector.fma_latency * target.vector.fma_per_cycle // 4)
         wanted = [(2, 2, columns), (2, 2, 1), (1, 2, 1), (2, 1, 1)]
         for tile_y, tile_x, column in wanted:
             tile_c = min(column * target.vector.lanes, layer.out_channels)
@@ -87,9 +92,17 @@ class Depthwise(Schedule):
         return space[0]
 
     def registers(self, layer: Layer, target: Target) -> int:
-        """Accumulators, an input vector and a weight vector."""
+        """Accumulators, an input vector, and the weights.
+
+        Where FMAs read weights from memory one register is enough for them. Elsewhere all nine
+        taps stay in registers, and beside them the bounds of ReLU6 if no loop lies within.
+        """
         columns = most_vectors(self.tile_c, layer.out_channels, target.vector.lanes)
-        return self.tile_y * self.tile_x * columns + 2
+        accumulators = self.tile_y * self.tile_x * columns
+        if target.vector.memory_operands:
+            return accumulators + 2
+        bounds = 2 if self.order != "yxc" else 0
+        return accumulators + columns + 9 * columns + bounds
 
     @property
     def panel(self) -> int:
@@ -107,7 +120,8 @@ class Depthwise(Schedule):
             "c": lambda: tile_loop(
                 layer.out_channels,
                 self.tile_c,
-                span=None if by_rows else operands.span,
+                operands.span,
+                shared=not by_rows,
                 name="c",
             ),
             "y": lambda: window_loop(
@@ -115,15 +129,21 @@ class Depthwise(Schedule):
                 layer.height,
                 layer.stride,
                 self.tile_y,
-                span=operands.span if by_rows else None,
+                operands.span,
+                shared=by_rows,
                 name="y",
             ),
             "x": lambda: window_loop(
-                layer.out_width, layer.width, layer.stride, self.tile_x, name="x"
+                layer.out_width,
+                layer.width,
+                layer.stride,
+                self.tile_x,
+                operands.span,
+                name="x",
             ),
         }
         outer, middle, inner = self.order
-        for n, _ in tile_loop(layer.batch, 1, name="n"):
+        for n, _ in tile_loop(layer.batch, 1, operands.span, name="n"):
             for first in loops[outer]():
                 for second in loops[middle]():
                     for third in loops[inner]():

@@ -2,8 +2,8 @@
 
 The generators emit TIR loops through TVM's IR builder, so that a kernel reads as its loop nest:
 
-    for y, rows in tile_loop(layer.out_height, tile_y):
-        for x, columns in tile_loop(layer.out_width, tile_x):
+    for y, rows in tile_loop(layer.out_height, tile_y, span, shared=True):
+        for x, columns in tile_loop(layer.out_width, tile_x, span):
             ...
 
 `rows` is a Python integer, so the body can be unrolled while it is emitted. `y` is a Python
@@ -24,8 +24,16 @@ Index = Any  # a Python int or an integer TIR expression
 class Span:
     """The part [first, last) of the tiles of one loop that the calling thread does."""
 
-    first: Index
+    first: Index  # not negative, which LLVM does not know
     last: Index
+
+    def opaque(self, extent: int) -> Index:
+        """`extent` as a bound that LLVM cannot see through, so that it unrolls no loop.
+
+        The kernel unrolls what should be. LLVM would make one body of the tiles of a short loop
+        and spill: it counts instructions, not registers.
+        """
+        return T.max(T.int32(extent), -self.first)
 
 
 def tile_count(extent: int, tile: int) -> int:
@@ -36,16 +44,17 @@ def tile_count(extent: int, tile: int) -> int:
 def tile_loop(
     extent: int,
     tile: int,
+    span: Span,
     *,
+    shared: bool = False,
     peel_first: bool = False,
     peel_last: bool = False,
-    span: Span | None = None,
     name: str = "i",
 ) -> Iterator[tuple[Index, int]]:
     """Emit a loop over `extent` in steps of `tile`; yields (start, size) once for each body.
 
     A left-over tile, and the first and last tile where asked, get a body of their own, in which
-    `start` is a Python int. With `span`, only the tiles of that span run.
+    `start` is a Python int. Of the loop that threads share, only the tiles of `span` run.
     """
     count = tile_count(extent, tile)
     full = extent // tile
@@ -54,15 +63,16 @@ def tile_loop(
     if end - begin == 1:  # a loop of one is a peeled tile
         begin = end
     for index in range(begin):
-        yield from _peeled(index, index * tile, tile, span)
+        yield from _peeled(index, index * tile, tile, span if shared else None)
     if end > begin:
-        low = begin if span is None else T.max(span.first, T.int32(begin))
-        high = end if span is None else T.min(span.last, T.int32(end))
+        low = T.max(span.first, T.int32(begin)) if shared else begin
+        high = T.min(span.last, T.int32(end)) if shared else span.opaque(end)
         with T.serial(low, high) as index:
             IRBuilder.name(name if tile == 1 else f"{name}o", index)
             yield index * tile, tile
     for index in range(end, count):
-        yield from _peeled(index, index * tile, min(tile, extent - index * tile), span)
+        size = min(tile, extent - index * tile)
+        yield from _peeled(index, index * tile, size, span if shared else None)
 
 
 def window_loop(
@@ -70,8 +80,9 @@ def window_loop(
     in_extent: int,
     stride: int,
     tile: int,
+    span: Span,
     *,
-    span: Span | None = None,
+    shared: bool = False,
     name: str = "i",
 ) -> Iterator[tuple[Index, int]]:
     """`tile_loop` over the outputs of a 3-wide window with padding 1.
@@ -81,7 +92,13 @@ def window_loop(
     """
     reaches_over = (out_extent - 1) * stride + 1 >= in_extent
     return tile_loop(
-        out_extent, tile, peel_first=True, peel_last=reaches_over, span=span, name=name
+        out_extent,
+        tile,
+        span,
+        shared=shared,
+        peel_first=True,
+        peel_last=reaches_over,
+        name=name,
     )
 
 

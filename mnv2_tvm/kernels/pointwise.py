@@ -11,6 +11,7 @@ A panel of weights [k, tile_n] is contiguous. The tile holds tile_m x tile_n / l
 accumulators, one row of weight vectors and one broadcast pixel: the register budget.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import product
 from typing import Literal, Self
@@ -100,16 +101,21 @@ class Pointwise(Schedule):
     def body(self, layer: Layer, target: Target, operands: Operands) -> None:
         """Emit the nest of the module's docstring."""
         by_rows = self._row_tiles(layer) >= self._panels(layer)
-        row_span = operands.span if by_rows else None
-        panel_span = None if by_rows else operands.span
-        pixels, channels = _pixels(layer), layer.out_channels
+        span = operands.span
+
+        def rows() -> Iterator[tuple[Index, int]]:
+            return tile_loop(_pixels(layer), self.tile_m, span, shared=by_rows, name="m")
+
+        def panels() -> Iterator[tuple[Index, int]]:
+            return tile_loop(layer.out_channels, self.tile_n, span, shared=not by_rows, name="n")
+
         if self.order == "nm":
-            for n, tile_n in tile_loop(channels, self.tile_n, span=panel_span, name="n"):
-                for m, tile_m in tile_loop(pixels, self.tile_m, span=row_span, name="m"):
+            for n, tile_n in panels():
+                for m, tile_m in rows():
                     self._tile(layer, target, operands, m, tile_m, n, tile_n)
         else:
-            for m, tile_m in tile_loop(pixels, self.tile_m, span=row_span, name="m"):
-                for n, tile_n in tile_loop(channels, self.tile_n, span=panel_span, name="n"):
+            for m, tile_m in rows():
+                for n, tile_n in panels():
                     self._tile(layer, target, operands, m, tile_m, n, tile_n)
 
     def _tile(
@@ -132,7 +138,7 @@ class Pointwise(Schedule):
                 + load(o.residual, (m + i) * channels + n + j, lanes)
             )
         )
-        for first, steps in tile_loop(depth, self.unroll_k, name="k"):
+        for first, steps in tile_loop(depth, self.unroll_k, o.span, name="k"):
             for k in (first + part for part in range(steps)):
                 acc.multiply_add(
                     lambda i, k=k: o.x[(m + i) * depth + k],  # type: ignore[misc]

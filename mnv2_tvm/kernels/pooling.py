@@ -54,11 +54,11 @@ class AveragePool(Schedule):
         """Emit the nest of the module's docstring."""
         pixels, depth = layer.height * layer.width, layer.in_channels
         x = operands.x
-        for n, _ in tile_loop(layer.batch, 1, name="n"):
-            for c, tile_c in tile_loop(depth, self.tile_c, span=operands.span, name="c"):
+        for n, _ in tile_loop(layer.batch, 1, operands.span, name="n"):
+            for c, tile_c in tile_loop(depth, self.tile_c, operands.span, shared=True, name="c"):
                 acc = RegisterTile(1, tile_c, target.vector.lanes)
                 acc.fill(lambda row, j, lanes: broadcast(T.float32(0), lanes))
-                for pixel, _ in tile_loop(pixels, 1, name="pixel"):
+                for pixel, _ in tile_loop(pixels, 1, operands.span, name="pixel"):
                     start = (n * pixels + pixel) * depth + c
                     acc.accumulate(0, lambda j, lanes, at=start: load(x, at + j, lanes))  # type: ignore[misc]
                 acc.store(
