@@ -113,6 +113,7 @@ static void settle(void) {
                 owner = lock = unlocked;
                 wake = unwaited;
                 workers = 0;
+                generation = 0; /* or a new worker would take up the parent's last run */
                 atomic_store(&arrived, 0);
             }
             atomic_store(&process, self);

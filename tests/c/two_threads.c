@@ -9,7 +9,9 @@
 #include <string.h>
 
 #define CALLERS 2
+#ifndef RUNS
 #define RUNS 40
+#endif
 
 struct caller {
     float input[MNV2_INPUT_SIZE];
