@@ -17,6 +17,7 @@ from mnv2_tvm.bench_result import BenchResult, Latency, LayerTime, layer_table, 
 from mnv2_tvm.build import build
 from mnv2_tvm.deploy.loader import load
 from mnv2_tvm.deploy.manifest import Manifest
+from mnv2_tvm.device.plain_server import check_option
 from mnv2_tvm.device.remote_bench import bench_on_board
 from mnv2_tvm.device.session import Address
 from mnv2_tvm.device.tracker import parse_address
@@ -107,6 +108,7 @@ def bench_remotely(
     times = bench_on_board(folder, source, address, per_layer=per_layer, **options)  # type: ignore[arg-type]
     manifest = Manifest.read(folder)
     latency = _latency(times.times_ms)
+    rate, peak = manifest.flops / latency.median_ms / 1e6, times.peak_gflop_per_s
     medians = np.array(times.layers_us)
     return BenchResult(
         date=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -119,11 +121,11 @@ def bench_remotely(
         seed=seed,
         relative_error=times.relative_error,
         latency=latency,
-        gflop_per_s=manifest.flops / latency.median_ms / 1e6,
-        peak_gflop_per_s=None,
-        peak_share=None,
+        gflop_per_s=rate,
+        peak_gflop_per_s=peak,
+        peak_share=rate / peak,
         memory=None,
-        layers=_layer_times(manifest, medians, None) if per_layer else (),
+        layers=_layer_times(manifest, medians, peak) if per_layer else (),
         baseline=None,
         emulated=times.emulated,
         warnings=tuple(times.warnings()),
@@ -135,12 +137,12 @@ def _latency(times_ms: Sequence[float]) -> Latency:
 
 
 def _layer_times(
-    manifest: Manifest, medians_us: np.ndarray, peak_gflop_per_s: float | None
+    manifest: Manifest, medians_us: np.ndarray, peak_gflop_per_s: float
 ) -> tuple[LayerTime, ...]:
     rows = []
     for layer, us in zip(manifest.layers, medians_us.tolist(), strict=True):
         share, rate = us / medians_us.sum().item(), layer["flops"] / us / 1e3
-        of_peak = rate / peak_gflop_per_s if peak_gflop_per_s else None
+        of_peak = rate / peak_gflop_per_s
         rows.append(LayerTime(layer["name"], layer["source"], us, share, rate, of_peak))
     return tuple(rows)
 
@@ -172,9 +174,11 @@ def main(
     tracker: Annotated[
         str | None, typer.Option(help="HOST:PORT: on a board with the target's name.")
     ] = None,
+    plain_server: cli.PlainServer = False,
 ) -> None:
     """Check the numbers of a built library, or of one built for a target, and measure it."""
     check_baseline(baseline)
+    check_option(tracker, plain_server)
     if baseline and tracker:
         raise UserError("--baseline runs on this host; leave it or --tracker out")
     if json_file is not None and not json_file.parent.is_dir():
@@ -194,7 +198,8 @@ def main(
         if tracker is None:
             result = bench(folder, source, per_layer=per_layer, baseline=baseline, **where)  # type: ignore[arg-type]
         else:
-            address = Address(parse_address(tracker), Manifest.read(folder).target)
+            key = Manifest.read(folder).target
+            address = Address(parse_address(tracker), key, plain_server)
             result = bench_remotely(folder, source, address, per_layer=per_layer, **where)  # type: ignore[arg-type]
     console = Console(width=None if sys.stdout.isatty() else _PLAIN_COLUMNS, soft_wrap=True)
     console.print(summary(result))

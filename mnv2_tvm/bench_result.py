@@ -31,7 +31,7 @@ class LayerTime:
     median_us: float
     time_share: float
     gflop_per_s: float
-    peak_share: float | None  # None on a board, whose peak is not measured
+    peak_share: float
 
 
 @dataclass(frozen=True)
@@ -49,8 +49,8 @@ class BenchResult:
     relative_error: float  # against torch
     latency: Latency
     gflop_per_s: float  # at the median
-    peak_gflop_per_s: float | None  # of as many threads, before or after the runs; None: a board
-    peak_share: float | None
+    peak_gflop_per_s: float  # of as many threads, before or after the runs
+    peak_share: float
     memory: Memory | None  # None: a board
     layers: tuple[LayerTime, ...]  # in network order; empty unless asked for
     baseline: Comparison | None
@@ -67,17 +67,16 @@ def summary(result: BenchResult) -> Table:
     manifest, ms, memory = result.manifest, result.latency, result.memory
     table = Table.grid(padding=(0, 2))
     table.add_row("target", f"{manifest.target}, {result.threads} thread(s)")
-    table.add_row("host", f"{result.host['cpu']}, {result.host['cores']} core(s)")
+    cores = result.host["cores"]  # None: a board that does not tell
+    table.add_row("host", result.host["cpu"] + (f", {cores} core(s)" if cores else ""))
     table.add_row("network", f"{manifest.width}_{manifest.resolution}, {manifest.weights}")
     table.add_row("numbers", f"relative error {result.relative_error:.1e} against torch")
     spread = f"p10 {ms.p10_ms:.3f}, p90 {ms.p90_ms:.3f}, min {ms.min_ms:.3f}"
     count = f"{result.runs} runs of {manifest.input_shape[0]} image(s)"
     table.add_row("latency", f"median {ms.median_ms:.3f} ms, {spread}; {count}")
-    speed = f"{result.gflop_per_s:.1f} GFLOP/s"
-    if result.peak_share is not None:
-        measured = f"{result.peak_gflop_per_s:.1f} measured"
-        speed += f", {result.peak_share:.0%} of the FMA peak, {measured}"
-    table.add_row("speed", speed)
+    peak = f"{result.peak_share:.0%} of the FMA peak, {result.peak_gflop_per_s:.1f} measured"
+    peak += " (emulated)" if result.emulated else ""
+    table.add_row("speed", f"{result.gflop_per_s:.1f} GFLOP/s, {peak}")
     if memory is not None:
         mib = [size / 2**20 for size in (memory.rss_growth_bytes, memory.peak_rss_bytes)]
         table.add_row("memory", f"{mib[0]:.1f} MiB for the network, {mib[1]:.1f} with the process")
@@ -98,7 +97,6 @@ def layer_table(layers: tuple[LayerTime, ...]) -> Table:
         table.add_column(heading, justify="right", no_wrap=True)
     table.add_column("schedule", no_wrap=True)
     for row in layers:
-        of_peak = "" if row.peak_share is None else f"{row.peak_share:.0%}"
-        shares = (f"{row.time_share:.1%}", f"{row.gflop_per_s:.1f}", of_peak)
+        shares = (f"{row.time_share:.1%}", f"{row.gflop_per_s:.1f}", f"{row.peak_share:.0%}")
         table.add_row(row.name, f"{row.median_us:.1f}", *shares, row.source)
     return table

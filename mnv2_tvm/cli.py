@@ -21,6 +21,12 @@ Width = Annotated[float, typer.Option(help="Width multiplier, 0.35 to 1.4.")]
 Resolution = Annotated[int, typer.Option(help="Height and width of the image, 32 or more.")]
 Classes = Annotated[int, typer.Option(help="Outputs of the classifier.")]
 Threads = Annotated[int, typer.Option(help="Threads of a run.")]
+PlainServer = Annotated[
+    bool,
+    typer.Option(
+        "--plain-server", help="Accept boards with TVM's own RPC server; versions are not compared."
+    ),
+]
 Seed = Annotated[int, typer.Option(help="Seed of random weights and inputs.")]
 
 

@@ -1,17 +1,18 @@
-"""The FMA peak of this machine, measured: what a share of the peak is a share of.
+"""The FMA peak of a machine, measured: what a share of the peak is a share of.
 
 A figure from a data sheet does not hold on a machine whose clock moves or whose cores are shared,
 so the peak is measured in the same minute as what is compared with it.
 """
 
-import ctypes
 import tempfile
-import threading
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 from pathlib import Path
-from time import perf_counter
+from typing import Any
 
-from mnv2_tvm.deploy.link import compile_c, link_shared
+from tvm import runtime
+
+from mnv2_tvm.deploy.link import compile_c, ffi_includes, link_shared
+from mnv2_tvm.errors import UserError
 from mnv2_tvm.target import Target
 
 SOURCE = Path(__file__).resolve().parent / "deploy" / "peak.c"
@@ -36,56 +37,52 @@ def compile_flags(target: Target) -> tuple[str, ...]:
     )
 
 
-class PeakProbe:
-    """A compiled FMA loop for `target`, loaded into this process.
+def write_probe(target: Target, path: Path) -> None:
+    """Write the library with the FMA loop and its TVM entry."""
+    loop, entry = (path.with_name(f"{path.stem}-{part}.o") for part in ("loop", "entry"))
+    compile_c(SOURCE, target, loop, *compile_flags(target))
+    compile_c(SOURCE.with_name("peak_packed.c"), target, entry, *ffi_includes())
+    link_shared([loop, entry], target, path)
 
-    The host must be able to run the target.
+
+def _load_here(path: Path) -> Any:
+    return runtime.load_module(str(path))
+
+
+class PeakProbe:
+    """A compiled FMA loop for `target`, loaded into this process, or where `load` puts it.
+
+    That machine must be able to run the target.
     """
 
-    def __init__(self, target: Target) -> None:
+    def __init__(self, target: Target, load: Callable[[Path], Any] = _load_here) -> None:
         with tempfile.TemporaryDirectory(prefix="mnv2-peak-") as name:
-            built, library = Path(name) / "peak.o", Path(name) / "libpeak.so"
-            compile_c(SOURCE, target, built, *compile_flags(target))
-            link_shared([built], target, library)
-            self._run = ctypes.CDLL(str(library)).mnv2_fma_rounds
-        self._run.argtypes = [ctypes.c_float, ctypes.c_float, ctypes.c_long]
-        self._run.restype = ctypes.c_float
+            library = Path(name) / "libpeak.so"
+            write_probe(target, library)
+            self._seconds = load(library)["mnv2_fma_seconds"]
         # Two for each fused multiply-add.
         self._flop_per_round = 2 * chains(target) * target.vector.lanes
 
-    def run(self, factor: float, addend: float, rounds: int) -> float:
-        """`rounds` of x = x * factor + addend, from 0, 1, 2 ... on, one start for each chain.
-
-        Returns the sum of all lanes of all chains.
-        """
-        return float(self._run(factor, addend, rounds))
-
     def gflop_per_s(self, threads: int = 1, sample_s: float = _SAMPLE_S) -> float:
-        """The best of several samples, with `threads` of them at work at once."""
+        """The best of several samples, with `threads` of them at work at once.
+
+        Raises UserError where so many threads cannot be had.
+        """
         rounds = self._rounds(sample_s)
-        with ThreadPoolExecutor(threads) as pool:
-            return max(self._sample(pool, threads, rounds) for _ in range(_SAMPLES))
+        seconds = min(self._sample(rounds, threads) for _ in range(_SAMPLES))
+        return threads * rounds * self._flop_per_round / seconds / 1e9
 
     def _rounds(self, seconds: float) -> int:
         """Rounds that take about `seconds`, found by doubling until they can be timed."""
         rounds, elapsed = 1000, 0.0
         while elapsed < seconds / 4:
             rounds *= 2
-            start = perf_counter()
-            self.run(_FACTOR, _ADDEND, rounds)
-            elapsed = perf_counter() - start
+            elapsed = self._sample(rounds, 1)
         return max(1, round(rounds * seconds / elapsed))
 
-    def _sample(self, pool: ThreadPoolExecutor, threads: int, rounds: int) -> float:
-        """GFLOP/s from the start of the first thread to the end of the last."""
-        together = threading.Barrier(threads)
-
-        def work(_: int) -> tuple[float, float]:
-            together.wait()
-            start = perf_counter()
-            self.run(_FACTOR, _ADDEND, rounds)  # ctypes gives up the interpreter's lock
-            return start, perf_counter()
-
-        starts, ends = zip(*pool.map(work, range(threads)), strict=True)
-        elapsed: float = max(ends) - min(starts)
-        return threads * rounds * self._flop_per_round / elapsed / 1e9
+    def _sample(self, rounds: int, threads: int) -> float:
+        """Seconds from the start of the first thread to the end of the last."""
+        seconds = float(self._seconds(_FACTOR, _ADDEND, rounds, threads))
+        if seconds < 0:
+            raise UserError(f"the FMA peak of {threads} threads cannot be measured: give 1 to 64")
+        return seconds

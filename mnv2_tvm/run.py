@@ -8,9 +8,14 @@ from typing import Annotated, Protocol
 import numpy as np
 import typer
 
-from mnv2_tvm.cli import run_verb
+from mnv2_tvm.cli import PlainServer, run_verb
 from mnv2_tvm.deploy.loader import Floats, load
+from mnv2_tvm.deploy.loader import Network as LocalNetwork
 from mnv2_tvm.deploy.manifest import Manifest
+from mnv2_tvm.device.plain_server import NOTHING_TOLD, WARNING, check_option
+from mnv2_tvm.device.remote_network import RemoteNetwork
+from mnv2_tvm.device.session import Address, Session
+from mnv2_tvm.device.tracker import parse_address
 from mnv2_tvm.errors import UserError
 from mnv2_tvm.images import load_image
 from mnv2_tvm.ranking import rank
@@ -152,6 +157,20 @@ def _check_options(
         raise UserError("--weights goes with --check; the library has its own weights inside")
 
 
+def _open(
+    folder: Path, threads: int | None, tracker: str | None, plain_server: bool
+) -> LocalNetwork | RemoteNetwork:
+    """The library in `folder`, loaded here or on a board of the tracker."""
+    check_option(tracker, plain_server)
+    if tracker is None:
+        return load(folder, threads)
+    key = Manifest.read(folder).target
+    session = Session(Address(parse_address(tracker), key, plain_server))
+    if session.info is NOTHING_TOLD:
+        typer.echo(f"warning: {WARNING}", err=True)
+    return RemoteNetwork(session, folder, threads)
+
+
 def main(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="What mnv2_tvm.build wrote.")],
     image: Annotated[
@@ -174,10 +193,15 @@ def main(
     weights: Annotated[
         Path | None, typer.Option(help="For --check: the weights that the library was built with.")
     ] = None,
+    tracker: Annotated[
+        str | None,
+        typer.Option(help="HOST:PORT: on a board with the name of the library's target."),
+    ] = None,
+    plain_server: PlainServer = False,
 ) -> None:
     """Run a built network: print the top classes of images, or map an array to its logits."""
     _check_options(image, labels, input, output, check, weights)
-    network = load(folder, threads)
+    network = _open(folder, threads, tracker, plain_server)
     if input and output:
         write_output(output, run(network, read_input(input, network.input_shape), str(input)))
         return

@@ -59,6 +59,7 @@ class Link:
     cpu: str  # as `zig cc -mcpu=` spells it, with underscores
     emulation: str
     lld_flags: tuple[str, ...]
+    needed: tuple[str, ...]  # libraries that the loader must find; glibc's finds libc unasked
     elf_machine: str
     elf_flags: tuple[str, ...]  # names of pyelftools' E_FLAGS that must be set
 

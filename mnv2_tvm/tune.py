@@ -11,6 +11,7 @@ import typer
 from rich.console import Console
 
 from mnv2_tvm import cli
+from mnv2_tvm.device.plain_server import NOTHING_TOLD, WARNING, check_option
 from mnv2_tvm.device.session import Address, board_info
 from mnv2_tvm.device.tracker import parse_address
 from mnv2_tvm.errors import UserError
@@ -48,6 +49,7 @@ def tune(
     log_dir: Path | None = None,
     seed: int = 0,
     tracker: tuple[str, int] | None = None,
+    plain_server: bool = False,
     console: Console | None = None,
 ) -> TuneReport:
     """Search the layers whose names match the glob `layer`, at most `trials` points of each.
@@ -58,10 +60,11 @@ def tune(
     """
     start = time.monotonic()
     address = None
+    check_option(tracker, plain_server)
     if tracker is None:
         _require_this_host(target)
     else:
-        address = Address(tracker, target.name)
+        address = Address(tracker, target.name, plain_server)
         address.boards()
     machine = _Machine.of(address, log_dir)
     log = TuningLog.of(target, log_dir)
@@ -74,6 +77,8 @@ def tune(
     searches = known_layers(wanted, target, log, emulated=machine.emulated)
     with Progress(console or Console(stderr=True), time_budget_s) as progress:
         progress.line(_opening(target, machine, searches, threads, log))
+        if machine.told_nothing:
+            progress.line(f"warning: {WARNING}")
         tally = search_layers(
             searches,
             target,
@@ -94,7 +99,7 @@ def tune(
             threads=threads,
             seed=seed,
             progress=progress,
-            address=address,
+            address=address and address.without(tally.dropped_boards),
         )
     records = _records(measured, result, threads, machine.cpu)
     log.keep(records)
@@ -116,12 +121,13 @@ class _Machine:
 
     cpu: str
     emulated: bool
+    told_nothing: bool  # a board whose server is not ours
 
     @classmethod
     def of(cls, address: Address | None, log_dir: Path | None) -> "_Machine":
         """Raises UserError where emulated times would go into the shipped logs."""
         if address is None:
-            return cls(this_host().cpu, False)
+            return cls(this_host().cpu, emulated=False, told_nothing=False)
         info = board_info(address)
         if info["emulated"] and log_dir is None:
             raise UserError(
@@ -129,7 +135,7 @@ class _Machine:
                 "ones; give it a log of its own with --log-dir DIR"
             )
         mark = " (emulated: no time of real hardware)" if info["emulated"] else ""
-        return cls(f"{info['cpu']}{mark}", bool(info["emulated"]))
+        return cls(f"{info['cpu']}{mark}", bool(info["emulated"]), info is NOTHING_TOLD)
 
 
 def _opening(
@@ -185,6 +191,7 @@ def main(
     tracker: Annotated[
         str | None, typer.Option(help="HOST:PORT: measure on all boards with the target's name.")
     ] = None,
+    plain_server: cli.PlainServer = False,
 ) -> None:
     """Search the schedules of every layer, here or on boards, and keep the best as records."""
     machine = Target.load(target)
@@ -198,6 +205,7 @@ def main(
         log_dir=log_dir,
         seed=seed,
         tracker=parse_address(tracker) if tracker else None,
+        plain_server=plain_server,
     )
     tally, result = report.tally, report.result
     rate = tally.measured / tally.seconds if tally.seconds else 0.0

@@ -46,6 +46,11 @@ def wait_for_boards(tracker: Address, key: str, count: int = 1) -> None:
     wait_until(lambda: summary(tracker)[1].get(key, 0) >= count, f"{count} free boards of {key}")
 
 
+def addresses(tracker: Address) -> set[str]:
+    """HOST:PORT of all boards at the tracker."""
+    return {f"{board.host}:{board.port}" for board in summary(tracker)[0]}
+
+
 def session(tracker: Address, key: str, timeout_s: float = 0) -> Any:
     """A session on any board of the key. The tracker answers within 5 s or this raises."""
     with closing(connect(tracker)) as connection:

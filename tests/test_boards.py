@@ -1,19 +1,16 @@
-"""Tuning and benchmarking on boards: over the tracker, on several at once, and when they fail."""
+"""Tuning and benchmarking on an emulated board: the whole road, and what its times are not."""
 
 import json
-import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from device_boards import PATIENCE_S, free_port, wait_for_boards, wait_until
+from device_boards import wait_for_boards
 
 from mnv2_tvm import load
 from mnv2_tvm.bench import bench_remotely
 from mnv2_tvm.build import build
 from mnv2_tvm.device.emulate import LocalBoards
-from mnv2_tvm.device.listing import summary
 from mnv2_tvm.device.remote_network import RemoteNetwork
 from mnv2_tvm.device.session import Address, Session
 from mnv2_tvm.device.tracker import Tracker, start_tracker
@@ -22,8 +19,6 @@ from mnv2_tvm.layer import Layer
 from mnv2_tvm.model import Architecture
 from mnv2_tvm.network import SourceNetwork, relative_error
 from mnv2_tvm.pipeline import default_schedule
-from mnv2_tvm.search.candidate import Timing
-from mnv2_tvm.search.candidate_bench import CandidateBench, Tally
 from mnv2_tvm.search.layers import known_layers
 from mnv2_tvm.search.records import Decisions, Measurement, TuningLog
 from mnv2_tvm.target import Target
@@ -104,108 +99,3 @@ def test_wrong_numbers_on_a_board_give_no_times(rasp4: Address, tmp_path: Path) 
     wait_for_boards(rasp4.tracker, rasp4.key)
     with pytest.raises(UserError, match="wrong numbers"):
         bench_remotely(tmp_path / "out", SourceNetwork.make(TINY, None, 2), rasp4, runs=2)
-
-
-def test_library_for_another_isa_is_refused(rasp4: Address, tmp_path: Path) -> None:
-    source = SourceNetwork.make(TINY, None, 1)
-    build(Target.load("x86-avx2"), source, tmp_path / "out")
-    wait_for_boards(rasp4.tracker, rasp4.key)
-    start = time.monotonic()
-    with pytest.raises(UserError, match="x86_64"):
-        bench_remotely(tmp_path / "out", source, rasp4, runs=2)
-    assert time.monotonic() - start < PATIENCE_S
-
-
-def test_key_that_nobody_has_names_those_there_are(rasp4: Address) -> None:
-    with pytest.raises(UserError, match=r"no board 'rasp5'.*it has rasp4.*emulate --target rasp5"):
-        Session(Address(rasp4.tracker, "rasp5"))
-
-
-def test_tracker_that_is_not_there_is_named() -> None:
-    port = free_port()
-    with pytest.raises(UserError, match=f"no tracker at 127.0.0.1:{port}"):
-        Session(Address(("127.0.0.1", port), "rasp4"))
-
-
-def test_busy_board_ends_the_wait_at_its_deadline(rasp4: Address) -> None:
-    wait_for_boards(rasp4.tracker, rasp4.key)
-    held = Session(rasp4)
-    with pytest.raises(UserError, match="all boards 'rasp4' are busy since 1 s"):
-        Session(rasp4, wait_s=1.0)
-    assert held.board
-
-
-def test_other_versions_on_a_board_are_refused(
-    rasp4: Address, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    wait_for_boards(rasp4.tracker, rasp4.key)
-    other = {"apache-tvm": "0.28.0", "apache-tvm-ffi": "0.1.14.post1"}
-    monkeypatch.setattr("mnv2_tvm.device.session.versions", lambda: other)
-    with pytest.raises(UserError, match=r"apache-tvm 0.27.0.post1, this host 0.28.0.*device kit"):
-        Session(rasp4)
-
-
-def test_a_board_killed_in_mid_search_loses_no_candidate(
-    tracker: Tracker, here: Target, tmp_path: Path
-) -> None:
-    """Two boards; one dies while they measure: every candidate ends with a time all the same."""
-    address = (tracker.host, tracker.port)
-    log = TuningLog.of(here, tmp_path)
-    with LocalBoards(here, address, 1) as doomed, LocalBoards(here, address, 1):
-        wait_for_boards(address, here.name, 2)
-
-        def kill() -> None:
-            wait_until(lambda: len(log.measurements()) >= 6, "measurements")
-            doomed.close()
-
-        killer = threading.Thread(target=kill)
-        killer.start()
-        report = tune(here, TINY, trials=12, layer=LAYERS, log_dir=tmp_path, tracker=address)
-        killer.join()
-        assert len(summary(address)[0]) >= 1
-    measured = log.measurements()
-    assert all(one.median_us is not None for one in measured), [one.failure for one in measured]
-    assert report.tally.failed == 0
-
-
-def test_a_board_with_wrong_numbers_is_found_out(here: Target, tmp_path: Path) -> None:
-    """What one board gets wrong and another right is kept as right; the first is dropped."""
-    layer = next(layer for layer in Decisions.load(here, 1).tuned if layer.operator == "dwconv")
-    schedules = Decisions.load(here, 1)(layer)
-    said: list[str] = []
-
-    class Said:
-        def line(self, text: str) -> None:
-            said.append(text)
-
-    class TwoBoards:
-        """The answers of a board that is wrong, then of one that is right."""
-
-        def run(self, function, jobs, timeout_s):  # type: ignore[no-untyped-def]
-            for number, job in enumerate(jobs):
-                wrong = "bad:1" not in job[-1]
-                yield number, Timing(None, 1.0, "bad:1") if wrong else Timing(5.0, 0.0, "good:2")
-
-        def resize(self, size: int) -> None:
-            assert size == 2
-
-    class Two(Address):
-        def boards(self) -> int:
-            return 2
-
-    log, tally = TuningLog(tmp_path), Tally()
-    bench = CandidateBench(
-        here,
-        log,
-        tmp_path,
-        TwoBoards(),  # type: ignore[arg-type]
-        TwoBoards(),  # type: ignore[arg-type]
-        tally,
-        Said(),  # type: ignore[arg-type]
-        Two(("127.0.0.1", 1), here.name),
-    )
-    job = (layer, schedules, tmp_path / "0.so")
-    results = [result for _, result in bench._board_results([job], bench.address)]  # type: ignore[arg-type]
-    assert results == [Timing(5.0, 0.0, "good:2")]
-    assert bench.wrong_boards == {"bad:1"} and "bad:1 gives wrong numbers" in said[0]
-    assert tally.failed == 0

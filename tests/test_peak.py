@@ -1,13 +1,22 @@
 """The FMA loop: what it computes, and that it is nothing but FMAs on whole registers."""
 
+import ctypes
 import re
+from collections.abc import Callable
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from device_boards import wait_for_boards
+from tvm import runtime
 
 from mnv2_tvm.deploy.link import compile_c
-from mnv2_tvm.peak import SOURCE, PeakProbe, chains, compile_flags
+from mnv2_tvm.device.emulate import LocalBoards
+from mnv2_tvm.device.session import Address, Session
+from mnv2_tvm.device.tracker import start_tracker
+from mnv2_tvm.errors import UserError
+from mnv2_tvm.peak import SOURCE, PeakProbe, chains, compile_flags, write_probe
 from mnv2_tvm.target import Target
 
 X86 = ("x86-avx2", "x86-avx512")
@@ -51,28 +60,70 @@ def test_the_loop_is_fmas_on_whole_registers(name: str, tmp_path: Path) -> None:
     assert not any("(" in line for line in loop)
 
 
+def rounds(target: Target, folder: Path) -> Callable[[float, float, int], float]:
+    """The C function of the loop: the sum of all lanes of all chains after so many rounds."""
+    write_probe(target, folder / "libpeak.so")
+    function = ctypes.CDLL(str(folder / "libpeak.so")).mnv2_fma_rounds
+    function.argtypes = [ctypes.c_float, ctypes.c_float, ctypes.c_long]
+    function.restype = ctypes.c_float
+    return function
+
+
+def test_every_round_of_every_chain_is_computed(tmp_path: Path) -> None:
+    target = Target.load("x86")
+    run, vector, count = rounds(target, tmp_path), target.vector, chains(target)
+    starts = vector.lanes * sum(range(count))
+    lanes = vector.lanes * count
+    assert run(1, 0, 5) == starts
+    assert run(1, 1, 5) == starts + 5 * lanes
+    assert run(2, 0, 3) == 8 * starts
+    assert run(0.5, 0.5, 1000) == lanes  # all have come to 1
+
+
+def test_the_loop_is_of_the_width_of_its_target(tmp_path: Path) -> None:
+    """The same machine with vectors of four lanes."""
+    target = Target.load("x86")
+    narrow = replace(target, vector=replace(target.vector, bytes=16))
+    assert rounds(narrow, tmp_path)(1, 0, 1) == 4 * sum(range(chains(target)))
+
+
 @pytest.fixture(scope="module")
 def probe() -> PeakProbe:
     return PeakProbe(Target.load("x86"))
 
 
-def test_every_round_of_every_chain_is_computed(probe: PeakProbe) -> None:
-    vector, count = Target.load("x86").vector, chains(Target.load("x86"))
-    starts = vector.lanes * sum(range(count))
-    lanes = vector.lanes * count
-    assert probe.run(1, 0, 5) == starts
-    assert probe.run(1, 1, 5) == starts + 5 * lanes
-    assert probe.run(2, 0, 3) == 8 * starts
-    assert probe.run(0.5, 0.5, 1000) == lanes  # all have come to 1
-
-
-@pytest.mark.parametrize("threads", [1, 2, 3])
+@pytest.mark.parametrize("threads", [1, 2, 3, 64])
 def test_a_rate_is_found_with_any_number_of_threads(probe: PeakProbe, threads: int) -> None:
     assert probe.gflop_per_s(threads, sample_s=0.001) > 0
 
 
-def test_the_probe_is_of_the_width_of_its_target() -> None:
-    """The same machine with vectors of four lanes."""
-    target = Target.load("x86")
-    narrow = replace(target, vector=replace(target.vector, bytes=16))
-    assert PeakProbe(narrow).run(1, 0, 1) == 4 * sum(range(chains(target)))
+@pytest.mark.parametrize("threads", [0, 65])
+def test_no_rate_of_threads_that_cannot_be_had(probe: PeakProbe, threads: int) -> None:
+    with pytest.raises(UserError, match=f"of {threads} threads cannot be measured"):
+        probe.gflop_per_s(threads, sample_s=0.001)
+
+
+def test_the_time_is_that_of_the_rounds(tmp_path: Path) -> None:
+    """Ten times the rounds take far longer, on one thread and on two."""
+    write_probe(Target.load("x86"), tmp_path / "libpeak.so")
+    seconds = runtime.load_module(str(tmp_path / "libpeak.so"))["mnv2_fma_seconds"]
+    for threads in (1, 2):
+        short, long = (
+            min(seconds(0.999, 0.001, count, threads) for _ in range(5))
+            for count in (100_000, 1_000_000)
+        )
+        assert long > 4 * short
+
+
+def test_a_board_measures_its_own_peak() -> None:
+    """Compiled for it, uploaded and timed there: an emulated Raspberry Pi 4."""
+    rasp4 = Target.load("rasp4")
+    with start_tracker(port=0) as tracker:
+        address = Address((tracker.host, tracker.port), rasp4.name)
+        with LocalBoards(rasp4, address.tracker):
+            wait_for_boards(address.tracker, address.key)
+            with closing(Session(address)) as session:
+                probe = PeakProbe(rasp4, session.load)
+                assert all(probe.gflop_per_s(threads, sample_s=0.01) > 0 for threads in (1, 2))
+                with pytest.raises(UserError, match="of 65 threads cannot be measured"):
+                    probe.gflop_per_s(65, sample_s=0.01)

@@ -192,6 +192,8 @@ def keep_failures(log: TuningLog, layer: Layer, schedules: list[Schedule], failu
         ("timeout: no answer within 20 s", False),
         ("crash: the process ended with SIGSEGV.", False),
         ("error: UserError: ld.lld failed (_run in link.py:43)", True),
+        ("link: no board is left", True),
+        ("upload: the board cannot load it", True),
     ],
 )
 def test_what_failed_is_not_chosen(here: Target, tmp_path: Path, failure: str, again: bool) -> None:

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from mnv2_tvm.device.workers import Failure, WorkerPool
+from mnv2_tvm.device.failure import DeviceError, Failure, Kind
+from mnv2_tvm.device.workers import WorkerPool
 
 _PATIENCE_S = 60.0  # for what must happen soon; a loaded machine may take its time
 
@@ -37,6 +38,10 @@ def process_id() -> int:
 
 def fail(word: str) -> None:
     raise ValueError(f"bad {word}")
+
+
+def lose_a_board(board: str) -> None:
+    raise DeviceError(Kind.LINK, "it is gone", board)
 
 
 def die(words: str) -> None:
@@ -119,18 +124,34 @@ def test_an_exception_is_an_error_with_message_and_place(pool: WorkerPool) -> No
     assert one(pool, process_id) == before, "an exception must not cost the child"
 
 
+def test_a_failure_on_a_board_keeps_its_kind_and_the_board(pool: WorkerPool) -> None:
+    failure = one(pool, lose_a_board, "10.0.0.7:9091")
+    assert failure == Failure(Kind.LINK, "it is gone", "10.0.0.7:9091")
+    assert str(failure) == "link: it is gone"
+
+
+def test_a_pool_grows_and_starts_anew(pool: WorkerPool) -> None:
+    before = one(pool, process_id)
+    pool.grow(2)
+    pool.grow(1)
+    assert pool.size == 2
+    pool.restart(1)
+    assert pool.size == 1 and isinstance(before, int) and not alive(before)
+    assert one(pool, process_id) != before
+
+
 def test_a_crash_names_the_signal_and_the_last_words(pool: WorkerPool) -> None:
     before = one(pool, process_id)
     failure = one(pool, die, "vector of 3 lanes")
-    assert failure == Failure("crash", "the process ended with SIGSEGV. vector of 3 lanes")
+    assert failure == Failure(Kind.CRASH, "the process ended with SIGSEGV. vector of 3 lanes")
     after = one(pool, process_id)
     assert isinstance(before, int) and isinstance(after, int)
     assert after != before and not alive(before)
-    assert one(pool, die, "again") == Failure("crash", "the process ended with SIGSEGV. again")
+    assert one(pool, die, "again") == Failure(Kind.CRASH, "the process ended with SIGSEGV. again")
 
 
 def test_an_exit_is_a_crash_with_its_code(pool: WorkerPool) -> None:
-    assert one(pool, leave, 3) == Failure("crash", "the process ended with exit code 3.")
+    assert one(pool, leave, 3) == Failure(Kind.CRASH, "the process ended with exit code 3.")
     assert one(pool, add, 1, 2) == 3
 
 
@@ -162,7 +183,7 @@ def test_a_child_that_dies_before_its_first_job_is_replaced(pool: WorkerPool) ->
     thread.start()
     failure = one(pool, add, 1, 2)
     thread.join()
-    assert failure == Failure("crash", "the process ended with SIGKILL.")
+    assert failure == Failure(Kind.CRASH, "the process ended with SIGKILL.")
     assert one(pool, add, 1, 2) == 3
 
 
@@ -170,7 +191,7 @@ def test_a_job_that_hangs_is_a_timeout(pool: WorkerPool, tmp_path: Path) -> None
     one(pool, add, 1, 1)  # a fresh child has more time, to start
     written = tmp_path / "pid"
     failure = one(pool, hang, str(written), timeout_s=1)
-    assert failure == Failure("timeout", "no answer within 1 s")
+    assert failure == Failure(Kind.TIMEOUT, "no answer within 1 s")
     assert not alive(int(written.read_text()))
     assert one(pool, add, 1, 2) == 3
 
@@ -180,14 +201,14 @@ def test_failures_do_not_touch_the_jobs_beside_them(tmp_path: Path) -> None:
         list(pool.run(add, [(0, 0)] * 2, 60))
         jobs = [(str(tmp_path), "a", "b"), (str(tmp_path), "c", "a"), (str(tmp_path), "d", "c")]
         results = dict(pool.run(meet, jobs, 5))
-    assert results[0] == Failure("timeout", "no answer within 5 s")  # nobody writes b
+    assert results[0] == Failure(Kind.TIMEOUT, "no answer within 5 s")  # nobody writes b
     assert results[1] == "c"
     assert results[2] == "d"
 
 
 def test_temporary_files_of_a_killed_job_are_removed(pool: WorkerPool, tmp_path: Path) -> None:
     failure = one(pool, leave_a_file, str(tmp_path))
-    assert failure == Failure("crash", "the process ended with SIGKILL.")
+    assert failure == Failure(Kind.CRASH, "the process ended with SIGKILL.")
     assert not Path((tmp_path / "name").read_text()).exists()
 
 

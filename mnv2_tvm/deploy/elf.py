@@ -49,7 +49,7 @@ def check_library(library: Path, target: Target) -> None:
     """Raise UserError with everything in the file that is not as promised."""
     with library.open("rb") as file:
         elf = ELFFile(file)
-        wrong = [*_header(elf, target), *_segments(elf), *_dynamic(elf, library.name)]
+        wrong = [*_header(elf, target), *_segments(elf), *_dynamic(elf, library.name, target)]
     if wrong:
         promises = f"targets/{target.name}.toml and mnv2.h promise"
         raise UserError(f"{library} is not what {promises}:\n  " + "\n  ".join(wrong))
@@ -75,13 +75,13 @@ def _segments(elf: Any) -> list[str]:
     return wrong
 
 
-def _dynamic(elf: Any, name: str) -> list[str]:
+def _dynamic(elf: Any, name: str, target: Target) -> list[str]:
     wrong = []
     tags = list(elf.get_section_by_name(".dynamic").iter_tags())
     needed = [tag.needed for tag in tags if tag.entry.d_tag == "DT_NEEDED"]
     sonames = [tag.soname for tag in tags if tag.entry.d_tag == "DT_SONAME"]
-    if needed:
-        wrong.append(f"it needs {', '.join(needed)}")
+    if tuple(needed) != target.link.needed:
+        wrong.append(f"it needs {needed}, not {list(target.link.needed)}")
     if sonames != [name]:
         wrong.append(f"soname {sonames}, not {name}")
     if elf.get_section_by_name(".gnu.version_r") is not None:

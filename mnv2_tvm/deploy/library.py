@@ -5,11 +5,9 @@ from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 
-from tvm_ffi import libinfo
-
 import mnv2_tvm
 from mnv2_tvm.deploy.elf import check_library
-from mnv2_tvm.deploy.link import compile_c, link_shared, write_object
+from mnv2_tvm.deploy.link import compile_c, ffi_includes, link_shared, write_object
 from mnv2_tvm.deploy.loader import HEADER, LIBRARY
 from mnv2_tvm.errors import UserError
 from mnv2_tvm.pipeline import Compilation
@@ -63,9 +61,7 @@ def write_library(network: Compilation, interface: Interface, folder: Path) -> N
             f'-DMNV2_VERSION="{mnv2_tvm.__version__}"',
         ]
         compile_c(_SOURCES / "runtime.c", target, objects[1], f"-I{folder}", *defines)
-        includes = {libinfo.find_include_path(), libinfo.find_dlpack_include_path()}
-        flags = [f"-I{folder}", *(f"-I{path}" for path in sorted(includes))]
-        compile_c(_SOURCES / "packed.c", target, objects[2], *flags)
+        compile_c(_SOURCES / "packed.c", target, objects[2], f"-I{folder}", *ffi_includes())
         # nodelete: the library's threads outlive a dlclose.
         flags = [f"--version-script={exports}", "-z", "nodelete"]
         link_shared(objects, target, folder / LIBRARY, *flags)

@@ -2,10 +2,12 @@
 
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import tvm
+from tvm_ffi import libinfo
 
 from mnv2_tvm.deploy.elf import PAGE_BYTES
 from mnv2_tvm.errors import UserError
@@ -32,7 +34,25 @@ def link_shared(objects: list[Path], target: Target, path: Path, *flags: str) ->
     options += f" -z max-page-size={PAGE_BYTES} -z common-page-size={PAGE_BYTES}"
     options += f" -z noexecstack --strip-debug -soname {path.name}"
     inputs = [*target.link.lld_flags, *flags, *map(str, objects)]
-    _run(["ld.lld", *options.split(), *inputs, "-o", str(path)])
+    with tempfile.TemporaryDirectory(prefix="mnv2-") as scratch:
+        stubs = [_stub(name, target, Path(scratch)) for name in target.link.needed]
+        _run(["ld.lld", *options.split(), *inputs, *stubs, "-o", str(path)])
+
+
+def _stub(name: str, target: Target, folder: Path) -> str:
+    """An empty library `name`: enough for the linker to write that it is needed."""
+    source, built, library = folder / "stub.c", folder / "stub.o", folder / name
+    source.write_text("typedef int stub;\n", encoding="utf-8")
+    compile_c(source, target, built)
+    options = ["-m", target.link.emulation, "-shared", "-soname", name]
+    _run(["ld.lld", *options, str(built), "-o", str(library)])
+    return str(library)
+
+
+def ffi_includes() -> list[str]:
+    """Flags with the folders of TVM's C headers, for entries that TVM can call."""
+    folders = {libinfo.find_include_path(), libinfo.find_dlpack_include_path()}
+    return [f"-I{folder}" for folder in sorted(folders)]
 
 
 def _run(arguments: list[str]) -> None:

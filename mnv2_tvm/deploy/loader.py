@@ -2,6 +2,7 @@
 
 import ctypes
 import tempfile
+from collections.abc import Callable
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -51,18 +52,12 @@ class Network:
 
     def __call__(self, images: Floats) -> Floats:
         """Logits [m, classes] of images [m, y, x, 3]. Raises UserError for another shape."""
-        self._check(images)
-        batch = self.input_shape[0]
-        outputs = np.empty((len(images), self.output_shape[1]), np.float32)
-        for start in range(0, len(images), batch):
-            part = np.ascontiguousarray(images[start : start + batch])
-            used = len(part)
-            if used < batch:
-                part = np.concatenate([part, np.zeros((batch - used, *part.shape[1:]), np.float32)])
-            result = np.empty(self.output_shape, np.float32)
-            self.run(part, result)
-            outputs[start : start + used] = result[:used]
-        return outputs
+        return in_batches(self._run_batch, images, self.manifest)
+
+    def _run_batch(self, images: Floats) -> Floats:
+        result = np.empty(self.output_shape, np.float32)
+        self.run(images, result)
+        return result
 
     def run(self, images: Floats, result: Floats) -> None:
         """One call of `mnv2_run` on contiguous arrays of exactly the library's shapes."""
@@ -88,13 +83,31 @@ class Network:
         if self._library.mnv2_set_threads(count):
             raise UserError(f"{count} threads cannot be had: give 1 to 64")
 
-    def _check(self, images: Floats) -> None:
-        wanted = f"float32 [m, {', '.join(map(str, self.input_shape[1:]))}]"
-        if not isinstance(images, np.ndarray) or images.dtype != np.float32:
-            kind = getattr(images, "dtype", type(images).__name__)
-            raise UserError(f"the input is {kind}; the network takes {wanted}")
-        if images.ndim != 4 or images.shape[1:] != self.input_shape[1:]:
-            raise UserError(f"the input has shape {list(images.shape)}; the network takes {wanted}")
+
+def in_batches(run: Callable[[Floats], Floats], images: Floats, manifest: Manifest) -> Floats:
+    """Logits [m, classes] of images [m, y, x, 3] from runs of the size the library was built for.
+
+    Raises UserError for images of another shape.
+    """
+    batch, *shape = manifest.input_shape
+    _check_images(images, tuple(shape))
+    outputs = np.empty((len(images), manifest.output_shape[1]), np.float32)
+    for start in range(0, len(images), batch):
+        part = np.ascontiguousarray(images[start : start + batch])
+        used = len(part)
+        if used < batch:
+            part = np.concatenate([part, np.zeros((batch - used, *shape), np.float32)])
+        outputs[start : start + used] = run(part)[:used]
+    return outputs
+
+
+def _check_images(images: Floats, shape: tuple[int, ...]) -> None:
+    wanted = f"float32 [m, {', '.join(map(str, shape))}]"
+    if not isinstance(images, np.ndarray) or images.dtype != np.float32:
+        kind = getattr(images, "dtype", type(images).__name__)
+        raise UserError(f"the input is {kind}; the network takes {wanted}")
+    if images.ndim != 4 or images.shape[1:] != shape:
+        raise UserError(f"the input has shape {list(images.shape)}; the network takes {wanted}")
 
 
 def _check_host(folder: Path, manifest: Manifest) -> None:
@@ -106,12 +119,18 @@ def _check_host(folder: Path, manifest: Manifest) -> None:
         )
 
 
-def _open(folder: Path, manifest: Manifest) -> ctypes.CDLL:
+def whole_library(folder: Path, manifest: Manifest) -> Path:
+    """The library in `folder`. Raises UserError where it is missing or not the manifest's."""
     path = folder / LIBRARY
     if not path.is_file():
         raise UserError(f"{folder} holds no {LIBRARY}; build it again")
     if file_sha256(path) != manifest.sha256:
         raise UserError(f"{path} is damaged: its SHA-256 is not the manifest's; build it again")
+    return path
+
+
+def _open(folder: Path, manifest: Manifest) -> ctypes.CDLL:
+    path = whole_library(folder, manifest)
     # Under a name of its own: the dynamic linker would take a library that was loaded from the
     # same path before for this one, even if it was built anew since.
     with tempfile.TemporaryDirectory(prefix="mnv2-") as scratch:

@@ -5,7 +5,8 @@ import tempfile
 from importlib.metadata import version
 from pathlib import Path
 
-from mnv2_tvm.device.tracker import PORT
+from mnv2_tvm.device.plain_server import OPTION
+from mnv2_tvm.device.tracker import PORT, PROXY_PORT
 from mnv2_tvm.device.userland import PINNED
 from mnv2_tvm.errors import UserError
 from mnv2_tvm.target import Target
@@ -47,8 +48,8 @@ def write_kit(target: Target, folder: Path) -> Path:
 def _check_target(target: Target) -> None:
     if "android" in target.tvm["mtriple"]:
         raise UserError(
-            f"{target.name}: there is no kit for Android; install TVM's own RPC app there, or its "
-            f"tvm_rpc program, and register it under the key {target.name}"
+            f"{target.name}: there is no kit for Android; start TVM's tvm_rpc there as README.md "
+            f"shows, with --key={target.name}, and give {OPTION} here"
         )
     if target.host.machine not in _MACHINES:
         raise UserError(
@@ -72,6 +73,7 @@ def _write(target: Target, folder: Path) -> None:
         "@MACHINE@": target.host.machine,
         "@DESCRIPTION@": target.description,
         "@TRACKER_PORT@": str(PORT),
+        "@PROXY_PORT@": str(PROXY_PORT),
         "@BOARD_PORT@": str(_BOARD_PORT),
     }
     for name in ("install.sh", "README.txt"):

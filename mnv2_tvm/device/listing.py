@@ -1,6 +1,5 @@
 """Who is at a tracker: every board, free or busy, and what the free ones tell about themselves."""
 
-import json
 import threading
 from collections import Counter
 from contextlib import closing
@@ -11,12 +10,14 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
+from mnv2_tvm.device.failure import DeviceError, Kind
+from mnv2_tvm.device.plain_server import NOTHING_TOLD, OPTION, told_by
 from mnv2_tvm.device.tracker import ask, connect
 from mnv2_tvm.errors import UserError
 
-BOARD_INFO = "mnv2.board_info"  # the remote function of mnv2_tvm/device/board
 _INFO_S = 5.0
 _SESSION_S = 10  # the board ends the session itself, should we not
+_claim = threading.Lock()
 
 
 @dataclass
@@ -38,13 +39,19 @@ def summary(tracker: tuple[str, int]) -> tuple[list[Board], dict[str, int]]:
         try:
             _, answer = ask(connection, TrackerCode.SUMMARY)
         except OSError as error:
-            raise UserError(f"the tracker at {tracker[0]}:{tracker[1]}: {error}") from error
-    boards = [
-        Board(server["key"].removeprefix("server:"), *server["addr"])
-        for server in answer["server_info"]
-    ]
+            where = f"{tracker[0]}:{tracker[1]}"
+            raise DeviceError(Kind.LINK, f"the tracker at {where}: {error}") from error
+    boards = [board for server in answer["server_info"] for board in _boards(server)]
     free = {key: queue["free"] for key, queue in answer["queue_info"].items()}
     return sorted(boards, key=lambda b: (b.key, b.host, b.port)), free
+
+
+def _boards(server: dict[str, Any]) -> list[Board]:
+    """The boards of one registered server: itself, or those behind our proxy."""
+    host, port = server["addr"]
+    counts = server.get("boards", {server["key"].removeprefix("server:"): 1})
+    # TVM's C++ server and its Android app send the port as text.
+    return [Board(key, host, int(port)) for key, count in counts.items() for _ in range(count)]
 
 
 def list_boards(tracker: tuple[str, int]) -> list[Board]:
@@ -73,10 +80,13 @@ def _ask_one(tracker: tuple[str, int], key: str, boards: list[Board]) -> None:
             _, (host, port, match) = ask(connection, TrackerCode.REQUEST, key, "list", 1)
     except (OSError, UserError):
         return  # somebody else has it now
-    for board in boards:
-        if (board.key, board.host, board.port) == (key, host, port):
-            board.state = "no answer"
-            _describe(board, match)
+    with _claim:
+        # Boards behind a proxy have one address: any row that is not taken yet.
+        mine = [b for b in boards if (b.key, b.host, b.port, b.state) == (key, host, port, "busy")]
+        if not mine:
+            return  # registered after the summary
+        mine[0].state = "no answer"
+    _describe(mine[0], match)
 
 
 def _describe(board: Board, match: str) -> None:
@@ -84,13 +94,11 @@ def _describe(board: Board, match: str) -> None:
 
     try:
         session = rpc.connect(board.host, board.port, match, session_timeout=_SESSION_S)
-        text = session.get_function(BOARD_INFO)()
+        told = told_by(session)
     except Exception as error:  # TVM's are of many kinds
-        known = BOARD_INFO in str(error)
-        board.state = "free" if known else "no answer"
-        board.info = {"name": "not started by board.serve" if known else str(error).split("\n")[0]}
+        board.info = {"name": str(error).strip().split("\n")[0]}
         return
-    board.info = json.loads(text)
+    board.info = told or NOTHING_TOLD | {"name": f"needs {OPTION}"}
     board.state = "free"
 
 
@@ -105,12 +113,20 @@ def board_table(boards: list[Board]) -> Table:
             board.key,
             f"{board.host}:{board.port}",
             board.state,
-            "{} ffi {}".format(told["apache-tvm"], told["apache-tvm-ffi"]) if len(told) > 1 else "",
+            _versions(board.info),
             str(told.get("cpu", "")) + (", emulated" if told.get("emulated") else ""),
             str(told.get("cores", "")),
             f"{told['clock_mhz']:.0f}" if "clock_mhz" in told else "",
             f"{told['temperature_c']:.0f}" if "temperature_c" in told else "",
-            str(told.get("name", "")),
+            str(told.get("alias") or told.get("name", "")),
         ]
         table.add_row(*map(Text, cells))
     return table
+
+
+def _versions(info: dict[str, Any]) -> str:
+    if "apache-tvm" not in info:
+        return ""  # busy, or no answer
+    if info["apache-tvm"] is None:
+        return "unknown"
+    return f"{info['apache-tvm']} ffi {info['apache-tvm-ffi']}"

@@ -1,6 +1,7 @@
 """Measure a library on a board: its numbers first, then its times, in rounds that cool down."""
 
 import time
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -8,9 +9,12 @@ from typing import Any
 import numpy as np
 
 from mnv2_tvm.baseline import check_numbers
+from mnv2_tvm.device.plain_server import NOTHING_TOLD, WARNING
 from mnv2_tvm.device.remote_network import RemoteNetwork
-from mnv2_tvm.device.session import Address, Session
+from mnv2_tvm.device.session import Address, Session, patience_s
 from mnv2_tvm.network import SourceNetwork
+from mnv2_tvm.peak import PeakProbe
+from mnv2_tvm.target import Target
 
 _ROUNDS = 5
 _COOL_S = 2.0  # between rounds, on real hardware
@@ -28,6 +32,7 @@ class BoardTimes:
     times_ms: list[float]
     layers_us: list[float]  # medians in network order; empty unless asked for
     threads: int
+    peak_gflop_per_s: float  # the FMA peak of as many threads, before or after the rounds
     drift: float  # median of the last round over that of the first
 
     @property
@@ -38,6 +43,8 @@ class BoardTimes:
     def warnings(self) -> list[str]:
         """What a reader of the figures must know."""
         found = []
+        if self.board is NOTHING_TOLD:
+            found.append(WARNING)
         if self.emulated:
             found.append("emulated: the numbers are real, the times are not those of a board")
         if self.drift > _DRIFT:
@@ -63,31 +70,39 @@ def bench_on_board(
 
     Raises UserError without a board, for other versions there, and for wrong numbers.
     """
-    session = Session(address)
-    network = RemoteNetwork(session, folder, threads)
-    images = source.images(seed)
-    error = check_numbers(folder, network, source, images)
-    if warmup:
-        network.times_s(warmup)
-    rounds: list[list[float]] = []
-    clocks: list[float] = []
-    temperatures: list[float] = []
-    for number in range(min(_ROUNDS, runs)):
-        if number and not session.info["emulated"]:
-            time.sleep(_COOL_S)
-        share = runs // _ROUNDS + (number < runs % _ROUNDS)
-        rounds.append([1e3 * seconds for seconds in network.times_s(share)])
-        told = session.ask()
-        clocks += [told["clock_mhz"]] if told.get("clock_mhz") else []
-        temperatures += [told["temperature_c"]] if told.get("temperature_c") else []
-    profiles = [list(network.profile(images).values()) for _ in range(runs if per_layer else 0)]
-    return BoardTimes(
-        board=session.info,
-        clock_mhz=clocks,
-        temperature_c=temperatures,
-        relative_error=error,
-        times_ms=[value for values in rounds for value in values],
-        layers_us=(1e6 * np.median(profiles, axis=0)).tolist() if profiles else [],
-        threads=network.threads,
-        drift=float(np.median(rounds[-1]) / np.median(rounds[0])),
-    )
+    with closing(Session(address)) as session:
+        network = RemoteNetwork(session, folder, threads)
+        images = source.images(seed)
+        error = check_numbers(folder, network, source, images)
+        probe = PeakProbe(Target.load(network.manifest.target), session.load)
+        before = _peak(probe, network)
+        if warmup:
+            network.times_s(warmup)
+        rounds: list[list[float]] = []
+        clocks: list[float] = []
+        temperatures: list[float] = []
+        for number in range(min(_ROUNDS, runs)):
+            if number and not session.info["emulated"]:
+                time.sleep(_COOL_S)
+            share = runs // _ROUNDS + (number < runs % _ROUNDS)
+            rounds.append([1e3 * seconds for seconds in network.times_s(share)])
+            told = session.ask()
+            clocks += [told["clock_mhz"]] if told.get("clock_mhz") else []
+            temperatures += [told["temperature_c"]] if told.get("temperature_c") else []
+        profiles = [list(network.profile(images).values()) for _ in range(runs if per_layer else 0)]
+        return BoardTimes(
+            board=session.info,
+            clock_mhz=clocks,
+            temperature_c=temperatures,
+            relative_error=error,
+            times_ms=[value for values in rounds for value in values],
+            layers_us=(1e6 * np.median(profiles, axis=0)).tolist() if profiles else [],
+            threads=network.threads,
+            peak_gflop_per_s=max(before, _peak(probe, network)),
+            drift=float(np.median(rounds[-1]) / np.median(rounds[0])),
+        )
+
+
+def _peak(probe: PeakProbe, network: RemoteNetwork) -> float:
+    with network.session.within(patience_s(), "measuring its FMA peak"):
+        return probe.gflop_per_s(network.threads)

@@ -1,147 +1,267 @@
 """A session with one board: asked for, checked, and dropped, with a deadline on every step.
 
-It hides TVM's own session, which waits for ever for a key that nobody has, does not compare
-versions, and stays open while any handle lives. Sessions live in worker processes
-(`device/workers.py`): a deadline missed there costs the worker, and with it every handle.
+It hides TVM's own session, which waits for ever for a key that nobody has and for a board that
+does not answer, does not compare versions, and stays open while any handle lives.
 """
 
-import json
+import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from mnv2_tvm.device.listing import BOARD_INFO, summary
+from mnv2_tvm.device.deadline import cut, deadline, is_open
+from mnv2_tvm.device.failure import DeviceError, Kind
+from mnv2_tvm.device.listing import summary
+from mnv2_tvm.device.plain_server import NOTHING_TOLD, refusal, told_by
 from mnv2_tvm.device.tracker import ask, connect
 from mnv2_tvm.errors import UserError
 from mnv2_tvm.versions import versions
 
+ANSWER_S = 15.0  # a board that is there greets, and answers a question, within this
+# Far below what any board does: its patience is a deadline, not an estimate.
+_BYTES_PER_S = 250e3
+_FLOP_PER_S = 10e6
 _SOON_S = 10.0  # a board whose session was lost is back within a second or two
+# The board ends a session itself, should we not: sooner in a search, where a kernel may hang.
+_SESSION_S = 3600
+_HELD_S = 600
+_CHECKS, _CHECK_S = 6, 0.5  # whether a board is still there after its session ended
+_STALE = "cannot find server that matches key"  # of TVM: the server started again since our request
 _COMPARED = ("apache-tvm", "apache-tvm-ffi")
 
 
 @dataclass(frozen=True)
 class Address:
-    """Which boards: those registered at the tracker under the key."""
+    """Which boards: those registered at the tracker under the key, but none to avoid.
+
+    With `plain`, boards whose RPC server is TVM's own are accepted too.
+    """
 
     tracker: tuple[str, int]
     key: str
+    plain: bool = False
+    avoid: frozenset[str] = frozenset()  # as `Session.board` names them
+
+    def without(self, boards: set[str]) -> "Address":
+        """The same without these boards."""
+        return replace(self, avoid=self.avoid | boards)
+
+    def registered(self) -> tuple[list[str], int]:
+        """HOST:PORT of each board, free or busy, and how many are free.
+
+        Raises DeviceError, with the keys there are.
+        """
+        registered, free = summary(self.tracker)
+        boards = [f"{board.host}:{board.port}" for board in registered if board.key == self.key]
+        if not boards:
+            raise _no_board(self, sorted({board.key for board in registered}))
+        avoided = [host for host in (board.split()[0] for board in self.avoid) if host in boards]
+        for host in avoided:
+            boards.remove(host)
+        if not boards:
+            raise DeviceError(
+                Kind.LINK,
+                f"no board '{self.key}' is left: {', '.join(sorted(self.avoid))} cannot be used",
+            )
+        return boards, max(0, free.get(self.key, 0) - len(avoided))
 
     def boards(self) -> int:
-        """How many are registered, free or busy. Raises UserError, with the keys there are."""
-        registered, _ = summary(self.tracker)
-        count = sum(board.key == self.key for board in registered)
-        if not count:
-            raise UserError(_no_board(self, sorted({board.key for board in registered})))
-        return count
+        """How many are registered, free or busy. Raises DeviceError, with the keys there are."""
+        return len(self.registered()[0])
+
+
+def patience_s(moved_bytes: int = 0, flops: int = 0) -> float:
+    """How long to wait for an answer to so much work."""
+    return ANSWER_S + moved_bytes / _BYTES_PER_S + flops / _FLOP_PER_S
 
 
 class Session:
     """One board of `address` for this process alone, until `close`.
 
-    Waits `wait_s` for a board that is busy. Raises UserError where there is no tracker or no such
-    key, where all boards stay busy, where the board does not answer, or has other versions.
+    Waits `wait_s` for a board that is busy, and `patience_s` for every answer. Raises DeviceError
+    where there is no tracker or no such key, where all boards stay busy, where the board does not
+    answer, or has other versions.
     """
 
-    def __init__(self, address: Address, wait_s: float = 30.0, session_s: int = 600) -> None:
+    def __init__(self, address: Address, wait_s: float = 30.0, session_s: int = _SESSION_S) -> None:
+        self.address = address
+        self.opened = time.monotonic()
+        passed = []  # kept busy until another one is found, so that they are not given again
+        while not (opened := self._open(wait_s, session_s)) or self.board in address.avoid:
+            passed.append(opened)
+        self.remote, self.info = opened
+        self.device = self.remote.cpu(0)
+        try:
+            _accept(address, self.board, self.info)
+        except DeviceError:
+            self.close()
+            raise
+
+    def _open(self, wait_s: float, session_s: int) -> tuple[Any, dict[str, Any]] | None:
+        """TVM's session with any board and what that tells; None where it just started again."""
         from tvm import rpc
 
-        host, port, match = _request(address, wait_s)
-        self.board = f"{host}:{port}"
+        left_s = self.opened + wait_s - time.monotonic()
+        host, port, match = _request(self.address, left_s, wait_s)
+        self.board, self._peer = f"{host}:{port}", (host, port)
         try:
-            self.remote: Any = rpc.connect(host, port, match, session_timeout=session_s)
-            self.info = self.ask()
+            with deadline(ANSWER_S, self._peer):
+                remote = rpc.connect(host, port, match, session_timeout=session_s)
+                told = told_by(remote) or NOTHING_TOLD
+        except TimeoutError as error:
+            raise self._silent(ANSWER_S, "opening a session") from error
         except Exception as error:  # TVM's are of many kinds
-            words = str(error).strip().splitlines()[-1]
-            raise UserError(f"the board {address.key} at {self.board}: {words}") from error
-        self.device = self.remote.cpu(0)
-        _compare_versions(address, self.board, self.info)
+            if _STALE in str(error) or self.board not in self.address.registered()[0]:
+                return None
+            raise self._error(Kind.LINK, f": {_words(error)}") from error
+        if alias := told.get("alias"):  # behind a proxy all have one address
+            self.board += f" {alias}"
+        return remote, told
+
+    def close(self) -> None:
+        """Give the board back, whatever handles are left; they are of no use then."""
+        cut(self._peer)
 
     def ask(self) -> dict[str, Any]:
         """What the board tells of itself now: versions, cores, clock, temperature, `emulated`."""
-        told: dict[str, Any] = json.loads(self.remote.get_function(BOARD_INFO)())
-        return told
+        with self.within(patience_s(), "telling about itself"):
+            return told_by(self.remote) or NOTHING_TOLD
 
     def load(self, library: Path) -> Any:
         """Upload a library and load it there; a name of its own keeps earlier ones apart."""
         name = f"{library.parent.name}-{library.name}"
-        self.remote.upload(bytearray(library.read_bytes()), target=name)
+        data = bytearray(library.read_bytes())
+        with self.within(patience_s(len(data)), f"loading {library}", Kind.UPLOAD):
+            self.remote.upload(data, target=name)
+            # What TVM's `load_module` comes to; that of its Android app fails.
+            path = self.remote.get_function("tvm.rpc.server.workpath")(name)
+            return self.remote.get_function("ffi.ModuleLoadFromFile")(path)
+
+    @contextmanager
+    def within(self, seconds: float, doing: str, kind: Kind = Kind.ERROR) -> Iterator[None]:
+        """A deadline for what the block asks of the board.
+
+        Raises DeviceError for whatever goes wrong there: of `kind` where the board says so itself.
+        """
         try:
-            return self.remote.load_module(name)
+            with deadline(seconds, self._peer):
+                yield
+        except UserError:
+            raise
+        except TimeoutError as error:
+            raise self._silent(seconds, doing) from error
         except Exception as error:  # TVM's are of many kinds
-            raise UserError(f"the board at {self.board} cannot load {library}: {error}") from error
+            if is_open(self._peer):
+                raise self._error(kind, f" failed while {doing}: {_words(error)}") from error
+            raise self._gone(doing) from error
+
+    def _silent(self, seconds: float, doing: str) -> DeviceError:
+        return self._error(Kind.TIMEOUT, f" did not answer within {seconds:.0f} s while {doing}")
+
+    def _gone(self, doing: str) -> DeviceError:
+        """The connection ended: that of a crashed session, whose board is there again soon?"""
+        for _ in range(_CHECKS):
+            time.sleep(_CHECK_S)
+            boards = summary(self.address.tracker)[0]
+            if self._peer in [(board.host, board.port) for board in boards]:
+                return self._error(Kind.CRASH, f" ended the session while {doing}")
+        return self._error(Kind.LINK, f" is gone; it left the tracker while {doing}")
+
+    def _error(self, kind: Kind, what: str) -> DeviceError:
+        board = f"the board {self.address.key} at {self.board}"
+        return DeviceError(kind, f"{board}{what}", self.board)
 
 
 def board_info(address: Address) -> dict[str, Any]:
     """What a free board of `address` tells of itself."""
-    return Session(address).info  # TVM ends the session with its last handle: here
+    with closing(Session(address)) as session:
+        return session.info
 
 
-_held: dict[Address, Session] = {}
+_held: dict[tuple[tuple[str, int], str], Session] = {}
 
 
 @contextmanager
-def held_session(address: Address, avoid: frozenset[str] = frozenset()) -> Iterator[Session]:
-    """This process's session, opened at first use and dropped when a job on it fails.
+def held_session(address: Address) -> Iterator[Session]:
+    """This process's session: opened at first use, renewed now and then, dropped after an error.
 
-    A board to `avoid` is kept busy until another one is found, so that it is not given again.
+    One with a board to avoid stays open until another board is found.
     """
-    passed = []
-    while address not in _held or _held[address].board in avoid:
-        if address in _held:
-            passed.append(_held.pop(address))
-        if len(passed) >= address.boards():
-            raise UserError(f"no board '{address.key}' is left that gives right numbers")
-        _held[address] = Session(address, wait_s=_SOON_S)
-    del passed
+    key = address.tracker, address.key
+    session = _held.pop(key, None)
+    if session and time.monotonic() - session.opened > _HELD_S / 2:
+        session.close()
+        session = None
+    if session is None or session.board in address.avoid:
+        session = Session(address, wait_s=_SOON_S, session_s=_HELD_S)
     try:
-        yield _held[address]
+        yield session
     except Exception:
-        del _held[address]
+        session.close()
         raise
+    _held[key] = session
 
 
-def _request(address: Address, wait_s: float) -> tuple[str, int, str]:
+def _request(address: Address, left_s: float, wait_s: float) -> tuple[str, int, str]:
     """Host, port and match key of a free board, which is then ours."""
     from tvm.rpc.base import TrackerCode
 
     address.boards()
+    busy = DeviceError(
+        Kind.LINK,
+        f"all boards '{address.key}' are busy since {wait_s:.0f} s; see "
+        f"python -m mnv2_tvm.device list --tracker {_text(address)}",
+    )
+    if left_s <= 0:
+        raise busy
     with closing(connect(address.tracker)) as connection:
-        connection.settimeout(wait_s)
+        connection.settimeout(left_s)
         try:
             code, answer = ask(connection, TrackerCode.REQUEST, address.key, "mnv2_tvm", 1)
         except TimeoutError as error:
-            raise UserError(
-                f"all boards '{address.key}' are busy since {wait_s:.0f} s; see "
-                f"python -m mnv2_tvm.device list --tracker {_text(address)}"
-            ) from error
+            raise busy from error
         except OSError as error:
-            raise UserError(f"the tracker at {_text(address)}: {error}") from error
+            raise DeviceError(Kind.LINK, f"the tracker at {_text(address)}: {error}") from error
     if code != TrackerCode.SUCCESS:
-        raise UserError(f"the tracker at {_text(address)} refuses '{address.key}': {answer}")
+        raise DeviceError(
+            Kind.LINK, f"the tracker at {_text(address)} refuses '{address.key}': {answer}"
+        )
     host, port, match = answer
     return str(host), int(port), str(match)
 
 
-def _compare_versions(address: Address, board: str, info: dict[str, Any]) -> None:
+def _accept(address: Address, board: str, info: dict[str, Any]) -> None:
+    """Raises DeviceError for a board of other versions, or with a server that is not ours."""
+    if info is NOTHING_TOLD:
+        if not address.plain:
+            raise DeviceError(Kind.REFUSED, str(refusal(address.key, board)), board)
+        return
     here = versions()
     for package in _COMPARED:
         if info.get(package) != here[package]:
-            raise UserError(
+            raise DeviceError(
+                Kind.REFUSED,
                 f"the board {address.key} at {board} has {package} {info.get(package)}, this host "
                 f"{here[package]}; make a new kit with python -m mnv2_tvm.device kit --target "
-                f"{address.key} and run its install.sh there"
+                f"{address.key} and run its install.sh there",
+                board,
             )
 
 
-def _no_board(address: Address, keys: list[str]) -> str:
+def _no_board(address: Address, keys: list[str]) -> DeviceError:
     there = f"it has {', '.join(keys)}" if keys else "it has none at all"
-    return (
+    return DeviceError(
+        Kind.LINK,
         f"no board '{address.key}' at the tracker {_text(address)}; {there}. Start one with "
         f"python -m mnv2_tvm.device emulate --target {address.key} --tracker {_text(address)}, "
-        "or see python -m mnv2_tvm.device kit"
+        "or see python -m mnv2_tvm.device kit",
     )
+
+
+def _words(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[-1]
 
 
 def _text(address: Address) -> str:

@@ -11,10 +11,11 @@ from typing import Any
 
 from mnv2_tvm.device.board.serve import QUICK_IMPORT, end_with_parent
 from mnv2_tvm.device.board.words import is_loopback, open_port_warning
+from mnv2_tvm.device.failure import DeviceError, Kind
 from mnv2_tvm.errors import UserError
 
 LOOPBACK = "127.0.0.1"
-PORT = 9190  # TVM's
+PORT, PROXY_PORT = 9190, 9090  # TVM's
 _ANSWER_S = 5.0
 
 
@@ -22,7 +23,7 @@ class Tracker:
     """A tracker in a process of its own, from here to `close`."""
 
     def __init__(self, host: str = LOOPBACK, port: int = PORT) -> None:
-        listener = _listen(host, port)
+        listener = open_listener("tracker", host, port)
         self.host, self.port = listener.getsockname()[:2]
         descriptor = listener.fileno()
         command = [sys.executable, "-m", "mnv2_tvm.device.tracker", str(descriptor)]
@@ -66,7 +67,7 @@ def start_tracker(host: str = LOOPBACK, port: int = PORT) -> Tracker:
 
 def run_tracker(host: str, port: int) -> None:
     """Be a tracker until the process is ended. Raises UserError where the port is taken."""
-    listener = _listen(host, port)
+    listener = open_listener("tracker", host, port)
     if not is_loopback(host):
         print(open_port_warning("tracker", host), file=sys.stderr)
     print(f"tracker on {host}:{listener.getsockname()[1]}; Ctrl-C ends it", flush=True)
@@ -116,21 +117,23 @@ def ask(connection: socket.socket, *message: Any) -> Any:
     return base.recvjson(connection)
 
 
-def _absent(address: tuple[str, int], why: str) -> UserError:
+def _absent(address: tuple[str, int], why: str) -> DeviceError:
     host, port = address
-    return UserError(
+    return DeviceError(
+        Kind.LINK,
         f"no tracker at {host}:{port} ({why}); start one there with python -m mnv2_tvm.device "
-        f"tracker --port {port}, or give its address with --tracker HOST:PORT"
+        f"tracker --port {port}, or give its address with --tracker HOST:PORT",
     )
 
 
-def _listen(host: str, port: int) -> socket.socket:
+def open_listener(what: str, host: str, port: int) -> socket.socket:
+    """A listening socket; port 0 is any free one. Raises UserError where `what` cannot have it."""
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         return socket.create_server((host, port), family=family, backlog=64)
     except OSError as error:
         raise UserError(
-            f"the tracker cannot listen on {host}:{port}: {error}; give another --host or --port"
+            f"the {what} cannot listen on {host}:{port}: {error}; give another --host or --port"
         ) from error
 
 

@@ -12,25 +12,15 @@ import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from mnv2_tvm.device.failure import DeviceError, Failure, Kind
+
 _START_S = 60.0  # a fresh child imports TVM before its first job
-
-
-@dataclass(frozen=True)
-class Failure:
-    """Why a job has no result: `error` raised, `crash` of the child, or `timeout`."""
-
-    kind: str
-    message: str
-
-    def __str__(self) -> str:
-        return f"{self.kind}: {self.message}"
 
 
 class WorkerPool:
@@ -60,7 +50,16 @@ class WorkerPool:
                 idle.append(worker)
                 yield worker.number, worker.result()
 
-    def resize(self, size: int) -> None:
+    @property
+    def size(self) -> int:
+        """How many children run jobs at once."""
+        return len(self._workers)
+
+    def grow(self, size: int) -> None:
+        """Add children until there are `size`."""
+        self._workers += [_Worker() for _ in range(size - self.size)]
+
+    def restart(self, size: int) -> None:
         """Start anew with `size` fresh children: whatever the old ones held is free again."""
         self.close()
         self._workers = [_Worker() for _ in range(size)]
@@ -119,7 +118,7 @@ class _Worker:
         """The result of the finished, late or dead job; the last two cost the child its life."""
         if not self.connection.poll():
             self.kill()
-            return Failure("timeout", f"no answer within {self._timeout_s:.0f} s")
+            return Failure(Kind.TIMEOUT, f"no answer within {self._timeout_s:.0f} s")
         try:
             return self.connection.recv()
         except (EOFError, OSError):
@@ -128,7 +127,7 @@ class _Worker:
             end = signal.Signals(-code).name if code < 0 else f"exit code {code}"
             words = _stderr(self._scratch.name).read_text(errors="replace").strip()
             self.kill()
-            return Failure("crash", f"the process ended with {end}. {words}".strip())
+            return Failure(Kind.CRASH, f"the process ended with {end}. {words}".strip())
 
     def kill(self) -> None:
         if self._process is not None:
@@ -183,8 +182,10 @@ def _serve(connection: "Connection[Any, Any]", scratch: str) -> None:
             return
         try:
             answer = function(*arguments)
+        except DeviceError as error:
+            answer = Failure(error.kind, error.message, error.board)
         except Exception as error:
             last = traceback.extract_tb(error.__traceback__)[-1]
             where = f"{last.name} in {last.filename}:{last.lineno}"
-            answer = Failure("error", f"{type(error).__name__}: {error} ({where})")
+            answer = Failure(Kind.ERROR, f"{type(error).__name__}: {error} ({where})")
         connection.send(answer)

@@ -1,6 +1,7 @@
 """Build one candidate into a library of its own, and measure it: the jobs of the workers."""
 
 from dataclasses import dataclass, replace
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ import numpy as np
 import tvm
 
 from mnv2_tvm.deploy.link import link_shared, write_object
-from mnv2_tvm.device.session import Address, held_session
+from mnv2_tvm.device.session import Address, held_session, patience_s
 from mnv2_tvm.kernels import Schedule
 from mnv2_tvm.layer import Layer
 from mnv2_tvm.network import relative_error
@@ -18,6 +19,7 @@ from mnv2_tvm.target import Target
 
 _SAMPLES = 7
 _SAMPLE_MS = 2  # long against the step of the clock, short against the budget
+_MAX_RUNS = 3 * _SAMPLES  # of a candidate that is slow enough to need a deadline
 
 
 @dataclass(frozen=True)
@@ -26,8 +28,13 @@ class Timing:
 
     median_us: float | None  # None: the numbers are wrong, so it was not timed
     max_error: float
-    board: str = ""  # address of the board; empty: this host
+    board: str = ""  # which one; empty: this host
     emulated: bool = False  # the time says nothing about real hardware
+
+    @property
+    def right(self) -> bool:
+        """Whether the numbers are."""
+        return self.median_us is not None
 
 
 def build_candidate(layer: Layer, schedule: Schedule, target_name: str, path: Path) -> Path:
@@ -45,16 +52,20 @@ def measure_candidate(
     schedule: Schedule,
     library: Path,
     address: Address | None = None,
-    avoid: frozenset[str] = frozenset(),
 ) -> Timing:
     """Check the candidate's numbers, then time it if they are right.
 
-    On this host, or on a board of `address` that is not one to `avoid`.
+    On this host, or on a board of `address`.
     """
     if address is None:
         return _measure(layer, schedule, tvm.runtime.load_module(str(library)), tvm.cpu())
-    with held_session(address, avoid) as session:
-        timing = _measure(layer, schedule, session.load(library), session.device)
+    with held_session(address) as session:
+        module = session.load(library)
+        moved = 4 * sum(
+            map(prod, (layer.input_shape, layer.output_shape, layer.weight_shape or ()))
+        )
+        with session.within(patience_s(moved, _MAX_RUNS * layer.flops), "measuring"):
+            timing = _measure(layer, schedule, module, session.device)
         return replace(timing, board=session.board, emulated=bool(session.info["emulated"]))
 
 

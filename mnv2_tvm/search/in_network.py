@@ -7,15 +7,18 @@ turn, and each layer keeps what was fastest there.
 
 import tempfile
 from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from mnv2_tvm.build import build
-from mnv2_tvm.device.remote_network import open_networks
+from mnv2_tvm.device.failure import DeviceError, Failure, Kind
+from mnv2_tvm.device.remote_network import RemoteNetwork, open_networks
 from mnv2_tvm.device.session import Address
-from mnv2_tvm.device.workers import Failure, WorkerPool
+from mnv2_tvm.device.workers import WorkerPool
 from mnv2_tvm.errors import UserError
 from mnv2_tvm.kernels import Schedule
 from mnv2_tvm.layer import Layer
@@ -32,6 +35,8 @@ _VARIANTS = 6
 _NEAR = 1.15  # of the best time alone
 _ROUNDS, _RUNS = 12, 12  # each round runs every library this many times
 _TIMEOUT_S = 120.0
+_BOARD_TIMEOUT_S = 3600.0  # the last resort: each step on a board has a deadline of its own
+_TRIES = 3  # boards that may be lost here
 
 Samples = dict[Layer, list[float]]  # microseconds, one for each run; repeats of a layer averaged
 
@@ -74,7 +79,8 @@ def measure_in_network(
     with tempfile.TemporaryDirectory(prefix="mnv2-") as name, WorkerPool(2) as workers:
         folders = _build(variants, network, Path(name), workers, progress)
         progress.now("measuring the variants inside the network")
-        profiles = _one(workers, profile_libraries, (list(folders.values()), seed, address))
+        measure = _Measure(workers, seed, address, progress)
+        profiles = measure(profile_libraries, list(folders.values()))
         chosen: dict[Layer, Kept] = {}
         for search in searches:
             options = {
@@ -86,7 +92,7 @@ def measure_in_network(
             chosen[search.layer] = Kept(schedule, (low, middle, high))
         tuned = {**base.tuned, **{layer: kept.schedule for layer, kept in chosen.items()}}
         final = _build([{}, tuned], network, Path(name) / "final", workers, progress)
-        default_ms, tuned_ms = _one(workers, time_libraries, (list(final.values()), seed, address))
+        default_ms, tuned_ms = measure(time_libraries, list(final.values()))
     return InNetwork(chosen, default_ms, tuned_ms)
 
 
@@ -144,7 +150,10 @@ def _checked_images(folders: list[Path], networks: list, seed: int) -> np.ndarra
     for folder, network in zip(folders, networks, strict=True):
         error = relative_error(network(images), reference)
         if not error <= TOLERANCE:
-            raise UserError(f"the library in {folder} gives wrong numbers: error {error:.1e}")
+            board = network.session.board if isinstance(network, RemoteNetwork) else ""
+            where = f" on the board at {board}" if board else ""
+            words = f"the library in {folder} is off by {error:.1e}{where}"
+            raise DeviceError(Kind.WRONG_NUMBERS, words, board)
     return images
 
 
@@ -187,8 +196,25 @@ def _build(
     return dict(sorted(built.items()))
 
 
-def _one(workers: WorkerPool, function, arguments: tuple):  # type: ignore[no-untyped-def,type-arg]
-    ((_, result),) = workers.run(function, [arguments], _TIMEOUT_S)
-    if isinstance(result, Failure):
+@dataclass(frozen=True)
+class _Measure:
+    """Runs a job on the libraries in a worker: on this host, or on a board."""
+
+    workers: WorkerPool
+    seed: int
+    address: Address | None
+    progress: Progress
+
+    def __call__(self, function: Callable[..., Any], folders: list[Path]) -> Any:
+        """Its result. Says which boards are lost or wrong, and tries others. Raises UserError."""
+        address = self.address
+        timeout_s = _BOARD_TIMEOUT_S if address else _TIMEOUT_S
+        for _ in range(_TRIES):
+            ((_, result),) = self.workers.run(function, [(folders, self.seed, address)], timeout_s)
+            if not isinstance(result, Failure):
+                return result
+            if not (result.board and address and address.boards() > 1):
+                break
+            self.progress.line(f"{result}; what it had is tried again")
+            address = address.without({result.board})
         raise UserError(f"the network could not be measured: {result}")
-    return result

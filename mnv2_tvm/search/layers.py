@@ -12,6 +12,7 @@ from mnv2_tvm.kernels import Schedule, schedule_class
 from mnv2_tvm.layer import Layer
 from mnv2_tvm.search.candidate_bench import BUILDERS, CandidateBench, Tally
 from mnv2_tvm.search.cost_model import CostModel
+from mnv2_tvm.search.farm import NOT_ITS_FAULT, Farm
 from mnv2_tvm.search.progress import Progress
 from mnv2_tvm.search.records import Measurement, TuningLog
 from mnv2_tvm.target import Target
@@ -75,7 +76,7 @@ def known_layers(
     for measurement in log.measurements():
         search = searches.get(measurement.layer)
         # What failed for another reason than the candidate itself gets a second chance.
-        again = (measurement.failure or "").startswith("error")
+        again = (measurement.failure or "").startswith(NOT_ITS_FAULT)
         alike = measurement.emulated == emulated or measurement.median_us is None
         if search and measurement.schedule in search.space and alike and not again:
             search.times[measurement.schedule] = measurement
@@ -103,9 +104,8 @@ def search_layers(
         WorkerPool(BUILDERS) as builders,
         WorkerPool(address.boards() if address else 1) as runners,
     ):
-        bench = CandidateBench(
-            target, log, Path(scratch), builders, runners, tally, progress, address
-        )
+        farm = Farm(address, runners, progress) if address else None
+        bench = CandidateBench(target, log, Path(scratch), builders, runners, tally, farm)
         while active := [s for s in searches if not s.done(trials)]:
             model.fit([m for search in searches for m in search.times.values()])
             for search in active:

@@ -1,7 +1,7 @@
 """TVM's own RPC listener, kept going where it would end or spin.
 
-It registers with the tracker and forks a process for each session. A session that crashes ends
-TVM's loop, so that loop is entered again at once.
+It registers with the tracker, or with a proxy, and forks a process for each session. A session
+that crashes ends TVM's loop, so that loop is entered again at once.
 """
 
 import argparse
@@ -10,20 +10,25 @@ import json
 import logging
 import multiprocessing
 import os
+import platform
 import re
+import secrets
 import select
+import signal
 import socket
+import threading
 import time
+from collections.abc import Callable
 from functools import partial
 from typing import Any, NoReturn
 
+from .connection import connect_patiently, keep_alive
 from .info import board_info
+from .through_proxy import serve_through_proxy
 from .words import ending, say
 
-_TRACKER_S = 20  # a tracker that is silent for so long is gone
 _GREETING_S = 5  # who connects says within this who he is
-# Seconds of silence, seconds between the questions after it, and how many of these.
-_KEEPALIVE = {socket.TCP_KEEPIDLE: 30, socket.TCP_KEEPINTVL: 10, socket.TCP_KEEPCNT: 6}
+_LINGER_S = 2  # a session ends by itself within this when its client has gone
 _CHATTER = ("start serving", "load_module")  # of TVM's log
 
 
@@ -37,17 +42,19 @@ def listen(options: argparse.Namespace, scratch: str) -> NoReturn:
 
     # TVM's own spins on any error but a refused connection, and then waits for ever on a silent
     # tracker.
-    base.connect_with_retry = _connect
+    base.connect_with_retry = partial(connect_patiently, "tracker")
+    server._serve_loop = partial(_serve_session, server._serve_loop)
     log = logging.Handler()
     log.emit = _log  # type: ignore[method-assign]
     server.logger.handlers = [log]
     # Sessions inherit what is registered here only by fork.
     multiprocessing.set_start_method("fork")
+    alias = f"{platform.node()}-{secrets.token_hex(2)}" if options.proxy else None
     tvm_ffi.register_global_func(
-        "mnv2.board_info", lambda: json.dumps(board_info(options.emulated))
+        "mnv2.board_info", lambda: json.dumps(board_info(options.emulated, alias))
     )
     if options.proxy:
-        serve = partial(server._connect_proxy_loop, options.proxy, options.key, None)
+        serve = partial(serve_through_proxy, options.proxy, options.key)
     else:
         socket_ = _open(options.host, options.port)
         port = socket_.getsockname()[1]
@@ -77,6 +84,23 @@ def _open(host: str, port: int) -> socket.socket:
     return listener
 
 
+def _serve_session(
+    serve_loop: "Callable[..., None]", connection: socket.socket, *arguments: Any
+) -> None:
+    """Run TVM's session in this process of its own, and end with the client."""
+    threading.Thread(target=_end_with, args=(connection,), daemon=True).start()
+    serve_loop(connection, *arguments)
+
+
+def _end_with(connection: socket.socket) -> None:
+    """A kernel that hangs does not see that its client has gone, and would keep the board."""
+    poll = select.poll()
+    poll.register(connection, select.POLLRDHUP)
+    poll.poll()
+    time.sleep(_LINGER_S)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
 def _log(record: logging.LogRecord) -> None:
     if not record.getMessage().startswith(_CHATTER):
         say(record.getMessage())
@@ -92,22 +116,5 @@ class _Listener(socket.socket):
             if not select.select([self], [], [], 0)[0]:
                 raise TimeoutError(f"{address} connected and said nothing")
             connection, address = super().accept()
-        # A client that is cut off must not keep the board for ever.
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        for option, value in _KEEPALIVE.items():
-            connection.setsockopt(socket.IPPROTO_TCP, option, value)
+        keep_alive(connection)  # a client that is cut off must not keep the board for ever
         return connection, address
-
-
-def _connect(address: "tuple[str, int]") -> socket.socket:
-    """A connection to the tracker, tried for ever."""
-    pause_s = 1
-    while True:
-        try:
-            connection = socket.create_connection(address, timeout=_TRACKER_S)
-            say(f"registers with the tracker {address[0]}:{address[1]}")
-            return connection
-        except OSError as error:
-            say(f"no tracker at {address[0]}:{address[1]} ({error}); next try in {pause_s} s")
-        time.sleep(pause_s)
-        pause_s = min(2 * pause_s, 30)

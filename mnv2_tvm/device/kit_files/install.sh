@@ -6,7 +6,7 @@ usage() {
 usage: ./install.sh --tracker HOST:PORT [--boot] [--host ADDRESS] [--port PORT] [--address ADDRESS]
        ./install.sh --proxy HOST:PORT [--boot]
   --tracker  where to register, as @TARGET@
-  --proxy    a TVM RPC proxy instead, for a board behind NAT
+  --proxy    the proxy instead, for a board that cannot be reached: behind NAT
   --boot     start now and at every boot (systemd), instead of here until Ctrl-C
   --host     address to listen on; by default 127.0.0.1, which ssh tunnels reach; 0.0.0.0 opens
              the board to its whole network: whoever reaches it runs any code

@@ -1,0 +1,31 @@
+"""Connections of a board: tried for ever, and ended when the other side is gone without a word."""
+
+import socket
+import time
+
+from .words import say
+
+_SILENCE_S = 20  # a tracker or proxy that is silent for so long is gone
+# Seconds of silence, seconds between the questions after it, and how many of these.
+_KEEPALIVE = {socket.TCP_KEEPIDLE: 30, socket.TCP_KEEPINTVL: 10, socket.TCP_KEEPCNT: 6}
+
+
+def connect_patiently(what: str, address: "tuple[str, int]") -> socket.socket:
+    """A connection to the tracker or the proxy, tried for ever."""
+    pause_s = 1
+    while True:
+        try:
+            connection = socket.create_connection(address, timeout=_SILENCE_S)
+            say(f"registers with the {what} {address[0]}:{address[1]}")
+            return connection
+        except OSError as error:
+            say(f"no {what} at {address[0]}:{address[1]} ({error}); next try in {pause_s} s")
+        time.sleep(pause_s)
+        pause_s = min(2 * pause_s, 30)
+
+
+def keep_alive(connection: socket.socket) -> None:
+    """Let the kernel ask whether the other side is there; what a listener accepts inherits it."""
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for option, value in _KEEPALIVE.items():
+        connection.setsockopt(socket.IPPROTO_TCP, option, value)

@@ -1,0 +1,327 @@
+"""Whatever is wrong with a board: every wait ends at its deadline, and a sentence says why."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import TINY, Built, run_python
+from device_boards import addresses, crashing_library, free_port, wait_for_boards, wait_until
+from tvm.rpc.base import TrackerCode
+
+import mnv2_tvm.bench
+import mnv2_tvm.device
+import mnv2_tvm.run
+import mnv2_tvm.tune
+from mnv2_tvm.build import build
+from mnv2_tvm.cli import run_verb
+from mnv2_tvm.device.deadline import deadline
+from mnv2_tvm.device.emulate import LocalBoards
+from mnv2_tvm.device.failure import DeviceError, Kind
+from mnv2_tvm.device.listing import summary
+from mnv2_tvm.device.session import ANSWER_S, Address, Session
+from mnv2_tvm.device.tracker import Tracker, ask, connect, start_tracker
+from mnv2_tvm.network import SourceNetwork
+from mnv2_tvm.target import Target
+
+BOARD = Path(mnv2_tvm.device.__file__).parent  # the folder that holds `board`, as in a kit
+SLACK_S = 20.0  # for all but the waiting: torch's answer, imports, a loaded machine
+SHORT_S = 2.0
+
+
+@pytest.fixture(scope="module")
+def tracker() -> Iterator[Tracker]:
+    """A tracker with one board of this machine, once `board` is there."""
+    with start_tracker(port=0) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def the_board(tracker: Tracker, here: Target) -> Iterator[LocalBoards]:
+    with LocalBoards(here, (tracker.host, tracker.port)) as board:
+        yield board
+
+
+@pytest.fixture
+def address(tracker: Tracker, here: Target) -> Address:
+    return Address((tracker.host, tracker.port), here.name)
+
+
+@pytest.fixture
+def board(the_board: LocalBoards, address: Address) -> LocalBoards:
+    """One board of this machine, free."""
+    wait_for_boards(address.tracker, address.key)
+    return the_board
+
+
+@pytest.fixture(scope="module")
+def other_tracker() -> Iterator[Tracker]:
+    """A tracker without any board."""
+    with start_tracker(port=0) as running:
+        yield running
+
+
+@pytest.fixture
+def other_address(other_tracker: Tracker, here: Target) -> Address:
+    return Address((other_tracker.host, other_tracker.port), here.name)
+
+
+@pytest.fixture
+def short(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Less patience with a board that does not answer."""
+    monkeypatch.setattr("mnv2_tvm.device.session.ANSWER_S", SHORT_S)
+
+
+@contextmanager
+def registered(address: Address, port: int, match: str) -> Iterator[None]:
+    """An entry of the tracker, made by hand, for a board at a port of the loopback."""
+    with closing(connect(address.tracker)) as connection:
+        server = {"key": f"server:{address.key}", "addr": ("127.0.0.1", port)}
+        ask(connection, TrackerCode.UPDATE_INFO, server)
+        ask(connection, TrackerCode.PUT, address.key, (port, match), None)
+        yield
+
+
+@contextmanager
+def silent_board(address: Address) -> Iterator[str]:
+    """One that accepts connections and never says a word."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        with registered(address, port, f"{address.key}:0.5"):
+            yield f"127.0.0.1:{port}"
+
+
+def ends(
+    capsys: pytest.CaptureFixture[str], main: Callable[..., Any], *arguments: object
+) -> tuple[str, float]:
+    """The sentence with which the command line ends, and after how many seconds."""
+    start = time.monotonic()
+    with pytest.raises(SystemExit) as end:
+        run_verb(main, [str(argument) for argument in arguments])
+    assert end.value.code == 1
+    (line,) = capsys.readouterr().err.splitlines()[-1:]
+    return line, time.monotonic() - start
+
+
+def test_a_tracker_that_is_not_there(
+    here: Target, tiny: Built, capsys: pytest.CaptureFixture[str]
+) -> None:
+    where = f"127.0.0.1:{free_port()}"
+    library = ("--library", tiny.folder, "--tracker", where)
+    for main, arguments in (
+        (mnv2_tvm.bench.main, library),
+        (mnv2_tvm.tune.main, ("--target", here.name, "--tracker", where)),
+    ):
+        line, seconds = ends(capsys, main, *arguments)
+        assert line.startswith(f"error: link: no tracker at {where} ")
+        assert seconds < SLACK_S
+
+
+def test_a_key_that_nobody_has(
+    tracker: Tracker, board: LocalBoards, here: Target, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line, seconds = ends(
+        capsys, mnv2_tvm.tune.main, "--target", "rasp4", "--tracker", tracker.address
+    )
+    assert line.startswith(f"error: link: no board 'rasp4' at the tracker {tracker.address}; ")
+    assert f"it has {here.name}." in line and "emulate --target rasp4" in line
+    assert seconds < SLACK_S
+
+
+def test_bench_of_a_silent_board(
+    other_tracker: Tracker, other_address: Address, tiny: Built
+) -> None:
+    """The real command line, with its real deadline."""
+    start = time.monotonic()
+    with silent_board(other_address) as where:
+        arguments: list[str | Path] = ["--library", tiny.folder, "--tracker", other_tracker.address]
+        done = run_python("-m", "mnv2_tvm.bench", *arguments)
+    assert ANSWER_S < time.monotonic() - start < ANSWER_S + SLACK_S
+    assert done.returncode == 1
+    board = f"the board {other_address.key} at {where}"
+    late = f"did not answer within {ANSWER_S:.0f} s while opening a session"
+    assert done.stderr == f"error: timeout: {board} {late}\n"
+
+
+@pytest.mark.usefixtures("short")
+def test_tune_and_run_on_a_silent_board(
+    other_tracker: Tracker,
+    other_address: Address,
+    tiny: Built,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+) -> None:
+    there, key = ("--tracker", other_tracker.address), other_address.key
+    image = Path(mnv2_tvm.__file__).parent / "samples" / "cat.jpg"
+    for main, arguments in (
+        (mnv2_tvm.tune.main, ("--target", key, "--log-dir", tmp_path, *there)),
+        (mnv2_tvm.run.main, (tiny.folder, "--image", image, *there)),
+    ):
+        with silent_board(other_address) as where:
+            line, seconds = ends(capsys, main, *arguments)
+        assert line.startswith(f"error: timeout: the board {key} at {where} did not answer")
+        assert seconds < SHORT_S + SLACK_S
+
+
+@pytest.mark.usefixtures("short")
+def test_a_board_that_does_not_even_accept(other_address: Address) -> None:
+    """Its queue of connections is full, so that ours is never made."""
+    with socket.socket() as listener, socket.socket() as first, socket.socket() as second:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(0)
+        for one in (first, second):
+            one.setblocking(False)
+            with suppress(BlockingIOError):
+                one.connect(listener.getsockname())
+        port = listener.getsockname()[1]
+        start = time.monotonic()
+        with (
+            registered(other_address, port, "any"),
+            pytest.raises(
+                DeviceError, match=f"timeout: .*127.0.0.1:{port} did not answer within 2"
+            ),
+        ):
+            Session(other_address)
+        assert time.monotonic() - start < SHORT_S + SLACK_S
+
+
+@pytest.mark.usefixtures("short")
+def test_a_board_that_falls_silent_while_it_is_measured(
+    board: LocalBoards, address: Address, tiny: Built
+) -> None:
+    supervisor = board.processes[0].pid
+
+    def children(pid: int) -> list[int]:
+        return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+    (listener,) = children(supervisor)
+
+    def stop() -> None:
+        wait_until(lambda: bool(children(listener)), "a session")
+        time.sleep(1)  # into the rounds
+        os.killpg(listener, signal.SIGSTOP)
+
+    thread = threading.Thread(target=stop)
+    thread.start()
+    start = time.monotonic()
+    with pytest.raises(DeviceError, match=r"timeout: .* did not answer within") as error:
+        mnv2_tvm.bench.bench_remotely(tiny.folder, tiny.network, address, runs=50)
+    assert time.monotonic() - start < SHORT_S + SLACK_S
+    thread.join()
+    assert error.value.board in addresses(address.tracker)
+    os.killpg(listener, signal.SIGCONT)
+    wait_for_boards(address.tracker, address.key)
+
+
+def free(address: Address) -> int:
+    return summary(address.tracker)[1].get(address.key, 0)
+
+
+def test_a_session_with_a_server_that_has_just_started_again(
+    board: LocalBoards, address: Address
+) -> None:
+    """The tracker gives out a key that the server had before; the next one is right."""
+    (there,) = summary(address.tracker)[0]
+    held = Session(address)
+    with registered(address, there.port, "stale"):
+        held.close()
+        wait_until(lambda: free(address) == 2, "the stale key and the new one")
+        with closing(Session(address)) as session:
+            assert session.board == f"{there.host}:{there.port}"
+            assert free(address) == 0, "the stale key was not asked for"
+
+
+def test_a_busy_board_ends_the_wait(board: LocalBoards, address: Address) -> None:
+    start = time.monotonic()
+    with (
+        closing(Session(address)),
+        pytest.raises(DeviceError, match=r"link: all boards .* are busy since 1 s"),
+    ):
+        Session(address, wait_s=1.0)
+    assert time.monotonic() - start < SLACK_S
+
+
+def test_what_fails_on_a_board_has_its_kind(
+    board: LocalBoards, address: Address, here: Target, tmp_path: Path
+) -> None:
+    """And costs one session: the board is free again soon, whatever the kernel does."""
+    broken = tmp_path / "broken.so"
+    broken.write_bytes(b"no library")
+    with closing(Session(address)) as session, pytest.raises(DeviceError) as error:
+        session.load(broken)
+    assert error.value.kind is Kind.UPLOAD
+    assert str(error.value).startswith(f"upload: the board {address.key} at {session.board} failed")
+    library = crashing_library(here, tmp_path)
+    for name, kind in (("hang", Kind.TIMEOUT), ("crash", Kind.CRASH)):
+        wait_for_boards(address.tracker, address.key)
+        session = Session(address)
+        function = session.load(library)[name]
+        with pytest.raises(DeviceError) as error, session.within(1.0, "measuring"):
+            function()
+        assert error.value.kind is kind and error.value.board == session.board
+    wait_until(lambda: free(address) == 1, "a free board", 10)
+
+
+def test_a_board_that_is_lost(other_address: Address, here: Target) -> None:
+    with LocalBoards(here, other_address.tracker) as board:
+        wait_for_boards(other_address.tracker, here.name)
+        session = Session(other_address)
+        board.close()
+        with pytest.raises(
+            DeviceError, match=r"link: .* is gone; it left the tracker while telling"
+        ):
+            session.ask()
+
+
+def test_other_versions_on_a_board(
+    board: LocalBoards,
+    tracker: Tracker,
+    tiny: Built,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    other = {"apache-tvm": "0.28.0", "apache-tvm-ffi": "0.1.14.post1"}
+    monkeypatch.setattr("mnv2_tvm.device.session.versions", lambda: other)
+    line, seconds = ends(
+        capsys, mnv2_tvm.bench.main, "--library", tiny.folder, "--tracker", tracker.address
+    )
+    assert line.startswith("error: refused: the board ")
+    assert "apache-tvm 0.27.0.post1, this host 0.28.0" in line and "device kit" in line
+    assert seconds < SLACK_S
+
+
+def test_a_library_for_another_isa(
+    tracker: Tracker, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """A board with the name of a target, and another architecture."""
+    build(Target.load("rasp4"), SourceNetwork.make(TINY, None, 1), tmp_path / "out")
+    command = [sys.executable, "-m", "board.serve", "--tracker", tracker.address, "--key", "rasp4"]
+    with subprocess.Popen([*command, "--with-parent", str(os.getpid())], cwd=BOARD) as process:
+        wait_for_boards((tracker.host, tracker.port), "rasp4")
+        line, seconds = ends(
+            capsys, mnv2_tvm.bench.main, "--library", tmp_path / "out", "--tracker", tracker.address
+        )
+        process.terminate()
+    assert "was built for rasp4 (aarch64)" in line and os.uname().machine in line
+    assert seconds < SLACK_S
+
+
+def test_a_block_in_time_keeps_its_connections() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        peer = listener.getsockname()
+        with socket.create_connection(peer) as ours, listener.accept()[0] as theirs:
+            with deadline(60, peer):
+                ours.sendall(b"x")
+            assert theirs.recv(1) == b"x"
+            with pytest.raises(TimeoutError), deadline(0.1, peer):
+                assert ours.recv(1) == b"", "cut, and not answered"
+            with pytest.raises(ValueError, match="its own"), deadline(60, peer):
+                raise ValueError("its own")

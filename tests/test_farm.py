@@ -1,0 +1,142 @@
+"""Several boards at once, each a real server: one is lost, one is wrong, and two are faster."""
+
+import io
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import TINY
+from device_boards import addresses, wait_for_boards, wait_until
+from rich.console import Console
+
+from mnv2_tvm.deploy.link import compile_c, ffi_includes, link_shared
+from mnv2_tvm.device.emulate import LocalBoards
+from mnv2_tvm.device.session import Address
+from mnv2_tvm.device.tracker import Tracker, start_tracker
+from mnv2_tvm.device.workers import WorkerPool
+from mnv2_tvm.layer import Layer
+from mnv2_tvm.passes.packed_entry import ENTRY
+from mnv2_tvm.pipeline import default_schedule
+from mnv2_tvm.search.candidate import Timing
+from mnv2_tvm.search.farm import Farm
+from mnv2_tvm.search.problem import TOLERANCE
+from mnv2_tvm.search.progress import Progress
+from mnv2_tvm.search.records import TuningLog
+from mnv2_tvm.target import Target
+from mnv2_tvm.tune import tune
+
+LAYER = "f32-dwconv-3x3s1-8x8x48"
+SLEEP_MS = 30
+SOURCES = Path(__file__).parent / "c"
+
+
+@pytest.fixture
+def tracker() -> Iterator[Tracker]:
+    with start_tracker(port=0) as running:
+        yield running
+
+
+def library(target: Target, source: str, folder: Path, *flags: str) -> Path:
+    """One C file of tests/c with the entry of a candidate, compiled for the target."""
+    built = folder / f"{source}.o"
+    flags = (f"-DENTRY=__tvm_ffi_{ENTRY}", *ffi_includes(), *flags)
+    compile_c(SOURCES / f"{source}.c", target, built, *flags)
+    link_shared([built], target, folder / f"{source}.so")
+    return folder / f"{source}.so"
+
+
+def newcomer(tracker: Tracker, before: set[str]) -> str:
+    """The board that registers next; its address."""
+    address = tracker.host, tracker.port
+    wait_until(lambda: len(addresses(address)) > len(before), "another board")
+    (board,) = addresses(address) - before
+    return board
+
+
+@contextmanager
+def right_board(tracker: Tracker, target: Target) -> Iterator[tuple[LocalBoards, str]]:
+    """A board and its address."""
+    before = addresses((tracker.host, tracker.port))
+    with LocalBoards(target, (tracker.host, tracker.port)) as board:
+        yield board, newcomer(tracker, before)
+
+
+@contextmanager
+def wrong_board(tracker: Tracker, target: Target, folder: Path) -> Iterator[str]:
+    """The address of a board whose kernels get one value wrong."""
+    before = addresses((tracker.host, tracker.port))
+    script = Path(__file__).with_name("wrong_board.py")
+    command = [sys.executable, str(script), str(library(target, "wrong_answer", folder))]
+    command += ["--tracker", tracker.address, "--key", target.name, "--address", "127.0.0.1"]
+    with subprocess.Popen([*command, "--with-parent", str(os.getpid())]) as process:
+        try:
+            yield newcomer(tracker, before)
+        finally:
+            process.terminate()
+
+
+def test_a_search_with_a_board_that_dies_and_one_that_is_wrong(
+    tracker: Tracker, here: Target, tmp_path: Path
+) -> None:
+    """No candidate is lost, none is recorded wrongly, and the run says what happened."""
+    address = tracker.host, tracker.port
+    log, said = TuningLog.of(here, tmp_path), io.StringIO()
+    options: dict[str, Any] = {"trials": 24, "layer": LAYER, "log_dir": tmp_path}
+    with (
+        right_board(tracker, here),
+        right_board(tracker, here) as (doomed, lost),
+        wrong_board(tracker, here, tmp_path) as wrong,
+    ):
+        wait_for_boards(address, here.name, 3)
+
+        def kill() -> None:
+            wait_until(lambda: len(log.measurements()) >= 3, "measurements")
+            doomed.close()
+
+        killer = threading.Thread(target=kill)
+        killer.start()
+        report = tune(here, TINY, tracker=address, console=Console(file=said, width=200), **options)
+        killer.join()
+        assert wrong in addresses(address) and lost not in addresses(address)
+    measured = log.measurements()
+    assert len(measured) == report.tally.measured == 24 and report.tally.failed == 0
+    for one in measured:
+        assert one.median_us is not None and one.failure is None, one.failure
+        assert one.max_error is not None and one.max_error <= TOLERANCE
+    text = said.getvalue()
+    dropped = f"the board at {wrong} is not used any more: it gives wrong numbers"
+    assert text.count(dropped) == text.count(wrong) == 1, text
+    gone = [line for line in text.splitlines() if lost in line]
+    assert len(gone) == 1 and ("has left the tracker" in gone[0] or "is gone" in gone[0]), text
+
+
+def test_two_boards_measure_more_than_one(tracker: Tracker, here: Target, tmp_path: Path) -> None:
+    """Of a candidate that sleeps instead of computing, so that cores do not matter."""
+    slow = library(here, "slow_pool", tmp_path, f"-DSLEEP_MS={SLEEP_MS}")
+    layer = Layer.parse("f32-avgpool-4x4x16")
+    jobs = [(layer, default_schedule(layer, here), slow)] * 8
+    rates = []
+    with (
+        right_board(tracker, here),
+        right_board(tracker, here) as (_, second),
+        WorkerPool(1) as pool,
+    ):
+        both = Address((tracker.host, tracker.port), here.name)
+        wait_for_boards(both.tracker, here.name, 2)
+        for address in (both.without({second}), both):
+            farm = Farm(address, pool, Progress(Console(file=io.StringIO()), 60))
+            list(farm.measure(jobs[: address.boards()]))  # imports and sessions come first
+            start = time.monotonic()
+            timings = [timing for _, timing in farm.measure(jobs)]
+            rates.append(len(jobs) / (time.monotonic() - start))
+            assert all(isinstance(one, Timing) and one.right for one in timings), timings
+            assert len({one.board for one in timings}) == pool.size == address.boards()
+    print(f"{rates[0]:.2f} and {rates[1]:.2f} candidates a second")
+    assert rates[1] >= 1.6 * rates[0], rates
