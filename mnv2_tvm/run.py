@@ -1,7 +1,7 @@
 """`python -m mnv2_tvm.run`: what a built network says to image files or to an array."""
 
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Annotated, Protocol
 
@@ -157,18 +157,20 @@ def _check_options(
         raise UserError("--weights goes with --check; the library has its own weights inside")
 
 
+@contextmanager
 def _open(
     folder: Path, threads: int | None, tracker: str | None, plain_server: bool
-) -> LocalNetwork | RemoteNetwork:
-    """The library in `folder`, loaded here or on a board of the tracker."""
+) -> Iterator[LocalNetwork | RemoteNetwork]:
+    """The library in `folder`, loaded here or on a board of the tracker, which is given back."""
     check_option(tracker, plain_server)
     if tracker is None:
-        return load(folder, threads)
+        yield load(folder, threads)
+        return
     key = Manifest.read(folder).target
-    session = Session(Address(parse_address(tracker), key, plain_server))
-    if session.info is NOTHING_TOLD:
-        typer.echo(f"warning: {WARNING}", err=True)
-    return RemoteNetwork(session, folder, threads)
+    with closing(Session(Address(parse_address(tracker), key, plain_server))) as session:
+        if session.info is NOTHING_TOLD:
+            typer.echo(f"warning: {WARNING}", err=True)
+        yield RemoteNetwork(session, folder, threads)
 
 
 def main(
@@ -201,25 +203,25 @@ def main(
 ) -> None:
     """Run a built network: print the top classes of images, or map an array to its logits."""
     _check_options(image, labels, input, output, check, weights)
-    network = _open(folder, threads, tracker, plain_server)
-    if input and output:
-        write_output(output, run(network, read_input(input, network.input_shape), str(input)))
-        return
-    classes, resolution = network.output_shape[1], network.input_shape[1]
-    names = read_labels(labels, classes) if labels else None
-    paths = image or []
-    images = [load_image(path, resolution) for path in paths]  # all are read before any is run
-    agree = _check_by(folder, weights, top) if check else None
-    if note := _note(network.manifest.weights):
-        typer.echo(note)
-    for path, array in zip(paths, images, strict=True):
-        logits = run(network, array, str(path))
-        typer.echo(path)
-        for place, ranked in enumerate(rank(logits[0], top, names), 1):
-            name = f"  {ranked.label}" if names else ""
-            typer.echo(f"{place:3}  class {ranked.index:<4}  {ranked.probability:6.4f}{name}")
-        if agree:
-            typer.echo(agree(logits, array, str(path)))
+    with _open(folder, threads, tracker, plain_server) as network:
+        if input and output:
+            write_output(output, run(network, read_input(input, network.input_shape), str(input)))
+            return
+        classes, resolution = network.output_shape[1], network.input_shape[1]
+        names = read_labels(labels, classes) if labels else None
+        paths = image or []
+        images = [load_image(path, resolution) for path in paths]  # all are read before any is run
+        agree = _check_by(folder, weights, top) if check else None
+        if note := _note(network.manifest.weights):
+            typer.echo(note)
+        for path, array in zip(paths, images, strict=True):
+            logits = run(network, array, str(path))
+            typer.echo(path)
+            for place, ranked in enumerate(rank(logits[0], top, names), 1):
+                name = f"  {ranked.label}" if names else ""
+                typer.echo(f"{place:3}  class {ranked.index:<4}  {ranked.probability:6.4f}{name}")
+            if agree:
+                typer.echo(agree(logits, array, str(path)))
 
 
 def _note(weights: str) -> str:
