@@ -1,7 +1,7 @@
-"""How each peer runs the same network: one function a peer, all with one signature.
+"""How each peer runs its model file: one function a peer, all with one signature.
 
-A runner takes a `Case` and returns a function that runs once and gives the logits [n, classes].
-Imports stand inside, so that a peer that is not installed costs its own row only.
+A runner takes a `Case` and a file, and returns a function that runs once and gives the logits
+[n, classes]. Imports stand inside, so that a peer that is not installed costs its own row only.
 """
 
 from collections.abc import Callable
@@ -10,65 +10,59 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from case import Case
 
 Run = Callable[[], np.ndarray]
-
-
-@dataclass(frozen=True)
-class Case:
-    """One network with its input, as each peer takes it; the parent prepared the files."""
-
-    width: float
-    resolution: int
-    seed: int  # of the weights
-    threads: int
-    images: np.ndarray  # [n, y, x, 3]
-    library: Path  # a folder of mnv2_tvm.build
-    onnx: Path | None  # None: the extra [peers] is not installed
-
-    @property
-    def nchw(self) -> np.ndarray:
-        """The input as [n, 3, y, x]."""
-        return np.ascontiguousarray(self.images.transpose(0, 3, 1, 2))
+OURS = "mnv2_tvm"
 
 
 @dataclass(frozen=True)
 class Peer:
-    """A runtime to compare with: what it imports, and how it runs."""
+    """A runtime to compare with."""
 
     package: str  # on PyPI
     modules: tuple[str, ...]  # imported before memory is counted
-    prepare: Callable[[Case], Run]
+    format: str  # of formats.py
+    prepare: Callable[[Case, Path], Run]
+    avx512: str = ""  # what no setting holds to AVX2; empty: nothing
 
 
-def _ours(case: Case) -> Run:
+def _ours(case: Case, model: Path) -> Run:
     from mnv2_tvm import load
 
-    library = load(case.library, case.threads)
+    library, images = load(model, case.threads), case.images
     result = np.empty(library.output_shape, np.float32)
 
     def run() -> np.ndarray:
-        library.run(case.images, result)
+        library.run(images, result)
         return result
 
     return run
 
 
-def _onnxruntime(case: Case) -> Run:
+def _relax(case: Case, model: Path) -> Run:
+    """On one thread, whatever is asked for: without a schedule there is no parallel loop."""
+    import tvm
+    from tvm import relax
+
+    main = relax.VirtualMachine(tvm.runtime.load_module(str(model)), tvm.cpu())["main"]
+    images = tvm.runtime.tensor(case.images)
+    return lambda: np.from_dlpack(main(images))
+
+
+def _onnxruntime(case: Case, model: Path) -> Run:
     """The CPU provider with all graph optimisations, its default."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = case.threads
     options.inter_op_num_threads = 1
-    session = onnxruntime.InferenceSession(
-        str(case.onnx), options, providers=["CPUExecutionProvider"]
-    )
+    session = onnxruntime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
     feed = {"input": case.nchw}
     return lambda: session.run(None, feed)[0]
 
 
-def _openvino(case: Case) -> Run:
+def _openvino(case: Case, model: Path) -> Run:
     """The CPU plugin with the latency hint; float32 is kept where it would use bfloat16."""
     import openvino
 
@@ -77,7 +71,7 @@ def _openvino(case: Case) -> Run:
         "PERFORMANCE_HINT": "LATENCY",
         "INFERENCE_PRECISION_HINT": "f32",
     }
-    request = openvino.Core().compile_model(case.onnx, "CPU", settings).create_infer_request()
+    request = openvino.Core().compile_model(model, "CPU", settings).create_infer_request()
     request.set_input_tensor(openvino.Tensor(case.nchw))
 
     def run() -> np.ndarray:
@@ -87,16 +81,14 @@ def _openvino(case: Case) -> Run:
     return run
 
 
-def _torch(case: Case) -> Run:
-    """The eager module, channels last, traced and frozen."""
+def _torch(case: Case, model: Path) -> Run:
+    """Frozen, then optimised for inference: convolutions of oneDNN with packed weights."""
     import torch
 
     torch.set_num_threads(case.threads)
-    model = reference_module(case.width, case.resolution, case.seed)
-    model = model.to(memory_format=torch.channels_last)
-    x = torch.from_numpy(case.nchw).contiguous(memory_format=torch.channels_last)
+    x = torch.from_numpy(case.nchw)
     with torch.no_grad():
-        frozen = torch.jit.freeze(torch.jit.trace(model, x))
+        frozen = torch.jit.optimize_for_inference(torch.jit.load(str(model)))
 
     def run() -> np.ndarray:
         with torch.no_grad():
@@ -105,19 +97,100 @@ def _torch(case: Case) -> Run:
     return run
 
 
+def _inductor(case: Case, model: Path) -> Run:
+    """The compiled package; it needs no compiler here."""
+    import torch
+
+    torch.set_num_threads(case.threads)
+    x = torch.from_numpy(case.nchw).to(memory_format=torch.channels_last)
+    compiled = torch._inductor.aoti_load_package(str(model))
+
+    def run() -> np.ndarray:
+        with torch.no_grad():
+            return compiled(x).numpy()
+
+    return run
+
+
+def _ncnn(case: Case, model: Path) -> Run:
+    """float32 throughout: its default stores bfloat16 or float16 where the machine has them."""
+    import ncnn
+
+    net = ncnn.Net()
+    net.opt.num_threads = case.threads
+    net.opt.use_vulkan_compute = False
+    for option in ("fp16_packed", "fp16_storage", "fp16_arithmetic", "bf16_packed", "bf16_storage"):
+        setattr(net.opt, f"use_{option}", False)
+    for load, file in ((net.load_param, model), (net.load_model, model.with_suffix(".bin"))):
+        if load(str(file)) != 0:
+            raise RuntimeError(f"ncnn cannot load {file.name}")
+    image = case.nchw[0]  # [3, y, x]: a Mat has no batch
+    mat = ncnn.Mat(image).clone()  # one that is not cloned does not keep its array alive
+
+    def run() -> np.ndarray:
+        with net.create_extractor() as extractor:
+            extractor.input("in0", mat)
+            return np.array(extractor.extract("out0")[1])[None]
+
+    return run
+
+
+def _mnn(case: Case, model: Path) -> Run:
+    """The module API; high precision is float32."""
+    import MNN
+
+    settings = {"backend": "CPU", "numThread": case.threads, "precision": "high"}
+    manager = MNN.nn.create_runtime_manager((settings,))
+    module = MNN.nn.load_module_from_file(
+        str(model), ["input"], ["output"], runtime_manager=manager
+    )
+    images = case.nchw
+    x = MNN.expr.placeholder(list(images.shape), MNN.expr.NCHW)
+    x.write(images)
+    return lambda: np.array(module.forward(x).read())
+
+
+def _executorch(case: Case, model: Path) -> Run:
+    """With a thread pool of the asked size."""
+    import torch
+    from executorch.extension.pybindings.portable_lib import _unsafe_reset_threadpool
+    from executorch.runtime import Runtime
+
+    _unsafe_reset_threadpool(case.threads)
+    method = Runtime.get().load_program(model).load_method("forward")
+    x = torch.from_numpy(case.nchw).to(memory_format=torch.channels_last)
+    return lambda: method.execute([x])[0].numpy()
+
+
+def _litert(case: Case, model: Path) -> Run:
+    """The interpreter, which gives the graph to XNNPACK."""
+    from ai_edge_litert.interpreter import Interpreter
+
+    interpreter = Interpreter(str(model), num_threads=case.threads)
+    interpreter.allocate_tensors()
+    images, x = case.images, interpreter.get_input_details()[0]["index"]
+    logits = interpreter.get_output_details()[0]["index"]
+
+    def run() -> np.ndarray:
+        interpreter.set_tensor(x, images)
+        interpreter.invoke()
+        return interpreter.get_tensor(logits)
+
+    return run
+
+
+_ALL = "AVX-512 cannot be turned off"
+_EXECUTORCH = ("torch", "executorch.runtime", "executorch.extension.pybindings.portable_lib")
+
 PEERS = {
-    "mnv2_tvm": Peer("mnv2-tvm", ("mnv2_tvm",), _ours),
-    "ONNX Runtime": Peer("onnxruntime", ("onnxruntime",), _onnxruntime),
-    "OpenVINO": Peer("openvino", ("openvino",), _openvino),
-    "torch, frozen": Peer("torch", ("torch", "mnv2_tvm.network"), _torch),
+    OURS: Peer("mnv2-tvm", ("mnv2_tvm",), "library", _ours),
+    "OpenVINO": Peer("openvino", ("openvino",), "onnx", _openvino, "AVX-512 in its last layer"),
+    "ONNX Runtime": Peer("onnxruntime", ("onnxruntime",), "onnx", _onnxruntime, _ALL),
+    "LiteRT": Peer("ai-edge-litert", ("ai_edge_litert.interpreter",), "litert", _litert, _ALL),
+    "ExecuTorch": Peer("executorch", _EXECUTORCH, "executorch", _executorch, _ALL),
+    "ncnn": Peer("ncnn", ("ncnn",), "ncnn", _ncnn, _ALL),
+    "MNN": Peer("MNN", ("MNN",), "mnn", _mnn),  # its wheel has no AVX-512 code
+    "torch, inductor": Peer("torch", ("torch", "torch._inductor"), "inductor", _inductor),
+    "torch, frozen": Peer("torch", ("torch",), "torchscript", _torch),
+    "TVM, stock Relax": Peer("apache-tvm", ("tvm", "tvm.relax"), "relax", _relax),
 }
-
-
-def reference_module(width: float, resolution: int, seed: int) -> Any:
-    """The torch module with seeded random weights, in eval mode."""
-    from mnv2_tvm.model import Architecture, MobileNetV2, random_state
-
-    architecture = Architecture(width, resolution)
-    model = MobileNetV2(architecture).eval()
-    model.load_state_dict(random_state(architecture, seed))
-    return model

@@ -1,0 +1,167 @@
+"""`scripts/compare_peers`: a real comparison of what tests install, and a row for what fails."""
+
+import json
+import signal
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from mnv2_tvm.errors import UserError
+from mnv2_tvm.layer import Layer
+from mnv2_tvm.target import Target
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "scripts/peers"))
+
+import compare
+import table
+from case import Case, why
+from conversions import convert, environment
+from formats import FORMATS
+from measure import Settings, interval
+from process import PeerProcess
+from roofline import operand_bytes
+from runners import OURS, PEERS
+from serve import time_runs
+
+NOWHERE = Path("no-venv/bin/python")
+
+
+@pytest.fixture(scope="module")
+def settings() -> Settings:
+    peers = ("torch, frozen", "TVM, stock Relax", "LiteRT")
+    return Settings(Target.load("x86"), 1, 3, 2, 0, False, peers, NOWHERE)
+
+
+@pytest.fixture(scope="module")
+def result(settings: Settings) -> dict[str, Any]:
+    return compare.compare(settings, 0.35, 32)
+
+
+@pytest.fixture
+def case(tmp_path: Path) -> Case:
+    np.save(tmp_path / "input.npy", np.ones((1, 32, 32, 3), np.float32))
+    return Case(0.35, 32, 0, 1, Target.load("x86").name, False, tmp_path)
+
+
+def test_a_comparison_times_all_that_can_run(result: dict[str, Any]) -> None:
+    ours, torch, relax, _ = result["rows"]
+    assert [ours["name"], torch["name"], relax["name"]] == [OURS, *list(PEERS)[-2:]]
+    for row in (ours, torch, relax):
+        assert row["median_ms"] >= row["min_ms"] > 0
+        assert row["relative_error"] < 1e-4
+        assert len(row["samples_ms"]) == 3
+        assert row["peak_growth_mb"] > 0
+    assert ours["ratio_interval_95"] == [1.0, 1.0]
+    assert json.loads(json.dumps(result)) == result
+
+
+def test_a_peer_that_cannot_be_converted_is_a_row(result: dict[str, Any]) -> None:
+    reason = "its converter's venv is not installed"
+    assert result["rows"][-1] == {"name": "LiteRT", "failed": reason}
+    assert f"| LiteRT | | not measured | {reason} | | |" in table.table(result)
+
+
+def test_a_peer_without_its_file_fails_alone(case: Case) -> None:
+    peer = PeerProcess("torch, frozen", case)
+    assert peer.failed is not None and FORMATS["torchscript"].file in peer.failed
+    peer.close()
+
+
+def test_a_peer_that_is_killed_says_so(case: Case) -> None:
+    assert convert(case, ["torchscript"], NOWHERE) == {}
+    peer = PeerProcess("torch, frozen", case)
+    assert peer.failed is None and len(peer.time(4)) == 4
+    assert peer._process is not None
+    peer._process.send_signal(signal.SIGSEGV)
+    assert peer.time(4) == []
+    assert peer.failed == "its process was killed by signal 11"
+    peer.close()
+
+
+def test_a_failed_source_names_itself(case: Case) -> None:
+    failed = convert(replace(case, width=9.0), ["executorch"], NOWHERE)
+    assert failed["exported"].startswith("UserError: ")
+    assert failed["executorch"] == f"no exported to convert from: {failed['exported']}"
+
+
+def test_formats_and_runners_fit_together() -> None:
+    assert {peer.format for peer in PEERS.values()} <= set(FORMATS)
+    assert {form.source for form in FORMATS.values()} <= {None, *FORMATS}
+
+
+def test_only_avx2_is_asked_for_where_it_is(case: Case) -> None:
+    held, free = environment(replace(case, avx2=True)), environment(case)
+    assert held["ONEDNN_MAX_CPU_ISA"] == "AVX2" and "ONEDNN_MAX_CPU_ISA" not in free
+    assert held["OMP_NUM_THREADS"] == free["OMP_NUM_THREADS"] == "1"
+
+
+def test_a_case_survives_the_command_line(case: Case) -> None:
+    assert Case.from_json(case.to_json()) == case
+
+
+def test_an_error_is_one_line() -> None:
+    assert why(ValueError("first\nsecond")) == "ValueError: first"
+    assert why(ModuleNotFoundError("No module named 'x'")) == "not installed: No module named 'x'"
+
+
+def test_a_slow_peer_has_three_runs() -> None:
+    assert len(time_runs(lambda: np.zeros(1), 50)) == 50
+    assert len(time_runs(lambda: np.zeros(1), 50, turn_s=0)) == 3
+
+
+def test_the_interval_has_the_median_in_it() -> None:
+    ratios = np.array([1.1, 1.2, 1.3, 1.4, 9.0])
+    low, high = interval(ratios)
+    assert 1.1 <= low <= 1.3 <= high <= 9.0
+    assert interval(ratios) == (low, high)
+
+
+def test_a_sweep_names_the_fastest_peer(result: dict[str, Any]) -> None:
+    fast, slow = dict(result["rows"][1]), dict(result["rows"][2])
+    fast |= {"median_ms": 2.0, "ratio_to_ours": 1.5, "ratio_interval_95": [1.4, 1.6]}
+    slow |= {"median_ms": 3.0}
+    failed = {"name": "LiteRT", "failed": "anything"}
+    point = result | {"network": "0.5-96", "rows": [result["rows"][0], slow, fast, failed]}
+    none = result | {"network": "1.0-128", "rows": [result["rows"][0], failed]}
+    text = table.sweep_table([none, point]).splitlines()
+    assert text[-4] == "| width | 96 | 128 |"
+    assert text[-2] == f"| 0.5 | 1.50x (1.40-1.60) {fast['name']} |  |"
+    assert text[-1] == "| 1.0 |  |  |"
+
+
+def test_a_saved_sweep_goes_on(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, settings: Settings, result: dict[str, Any]
+) -> None:
+    readme = tmp_path / "README.md"
+    readme.write_text("a\n<!-- peers sweep 1 -->\nold\n<!-- /peers sweep 1 -->\nb\n")
+    monkeypatch.setattr(compare, "README", readme)
+    monkeypatch.setattr(compare, "SWEEP", tmp_path / "sweep")
+    monkeypatch.setattr(
+        compare,
+        "compare",
+        lambda _, width, resolution: result | {"network": f"{width}-{resolution}"},
+    )
+    compare.sweep(settings, [0.5], [96], save=True)
+    assert len(compare.sweep(settings, [1.0], [96], save=True)) == 1
+    text = readme.read_text()
+    assert "| 0.5 |" in text and "| 1.0 |" in text and "old" not in text
+    assert text.startswith("a\n") and text.endswith("b\n")
+
+
+def test_a_wrong_option_is_named() -> None:
+    with pytest.raises(UserError, match="no peer is called 'ort'"):
+        compare.main(peer=["ort"])
+    with pytest.raises(UserError, match="is not a list of numbers"):
+        compare.main(in_sweep=True, widths="wide")
+
+
+def test_operands_are_counted_once() -> None:
+    pointwise = Layer.parse("f32-pwconv-7x7x320-1280")
+    assert operand_bytes(pointwise) == 4 * (49 * 320 + 320 * 1280 + 1280 + 49 * 1280)
+    residual = Layer.parse("f32-pwconv-7x7x960-160-residual")
+    assert operand_bytes(residual) == 4 * (49 * 960 + 960 * 160 + 160 + 2 * 49 * 160)
+    assert operand_bytes(Layer.parse("f32-avgpool-7x7x1280")) == 4 * (49 * 1280 + 1280)
