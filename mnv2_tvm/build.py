@@ -121,7 +121,7 @@ def _manifest(
                 "name": layer.name,
                 "flops": layer.flops,
                 "source": decisions.source(layer),
-                "decisions": decisions(layer).to_json(),
+                "decisions": decisions.schedule(layer).to_json(),
             }
             for layer in layers
         ],

@@ -2,8 +2,9 @@
 
 `f32-dwconv-3x3s2-112x112x96` is a record's key, a test's id, a row of a profile and what
 `--layer` takes. The input's height x width x channels stand in it; a dense layer adds its output
-channels; a batch above one comes first (`2x112x112x96`). ReLU6 follows unless the name ends in
-`-linear` or `-residual` (linear, plus the block's input).
+channels, a whole block its expanded ones before them; a batch above one comes first
+(`2x112x112x96`). ReLU6 follows unless the name ends in `-linear` or `-residual` (linear, plus the
+block's input).
 """
 
 import re
@@ -12,13 +13,15 @@ from typing import Literal, get_args
 
 from mnv2_tvm.errors import UserError
 
-Operator = Literal["conv", "dwconv", "pwconv", "avgpool"]
+# `irb` is an inverted residual block, `stem` the first convolution with the block after it.
+Operator = Literal["conv", "dwconv", "pwconv", "avgpool", "irb", "stem"]
 Epilogue = Literal["relu6", "linear", "residual"]
 
-_WINDOW = {"conv": 3, "dwconv": 3, "pwconv": 1, "avgpool": 1}
+_WINDOW = {"conv": 3, "dwconv": 3, "pwconv": 1, "avgpool": 1, "irb": 3, "stem": 3}
+_BLOCKS = ("irb", "stem")
 _NAME = re.compile(
     r"f32-(?P<operator>[a-z]+)(-3x3s(?P<stride>[12]))?-(?P<shape>\d+(x\d+){2,3})"
-    r"(-(?P<out_channels>\d+))?(-(?P<epilogue>linear|residual))?"
+    r"(-(?P<hidden>\d+)(?=-\d))?(-(?P<out_channels>\d+))?(-(?P<epilogue>linear|residual))?"
 )
 
 
@@ -34,6 +37,23 @@ class Layer:
     out_channels: int
     stride: int = 1
     epilogue: Epilogue = "relu6"
+    hidden_channels: int = 0  # expanded channels of a block
+
+    @property
+    def parts(self) -> tuple["Layer", ...]:
+        """The layers of a block: expansion (or stem), depthwise, projection; else the layer."""
+        if self.operator not in _BLOCKS:
+            return (self,)
+        size, hidden = (self.batch, self.height, self.width), self.hidden_channels
+        if self.operator == "stem":
+            first = Layer("conv", *size, self.in_channels, hidden, self.stride)
+        else:
+            first = Layer("pwconv", *size, self.in_channels, hidden)
+        middle_stride = 1 if self.operator == "stem" else self.stride
+        between = (self.batch, first.out_height, first.out_width, hidden, hidden)
+        middle = Layer("dwconv", *between, middle_stride)
+        after = (self.batch, middle.out_height, middle.out_width, hidden, self.out_channels)
+        return first, middle, Layer("pwconv", *after, 1, self.epilogue)
 
     @property
     def out_height(self) -> int:
@@ -57,15 +77,22 @@ class Layer:
 
     @property
     def weight_shape(self) -> tuple[int, int, int] | None:
-        """[taps, in channels of one group, out channels]; None where there are no weights."""
-        if self.operator == "avgpool":
+        """[taps, in channels of one group, out channels]; None for pooling and for blocks."""
+        if self.operator == "avgpool" or self.operator in _BLOCKS:
             return None
         depth = 1 if self.operator == "dwconv" else self.in_channels
         return (_WINDOW[self.operator] ** 2, depth, self.out_channels)
 
     @property
+    def weighted(self) -> tuple["Layer", ...]:
+        """The parts that have weights."""
+        return tuple(part for part in self.parts if part.weight_shape is not None)
+
+    @property
     def flops(self) -> int:
         """Two per multiply-add; additions of the bias and the residual do not count."""
+        if self.operator in _BLOCKS:
+            return sum(part.flops for part in self.parts)
         outputs = self.batch * self.out_height * self.out_width * self.out_channels
         if self.weight_shape is None:
             return self.batch * self.height * self.width * self.in_channels
@@ -81,11 +108,18 @@ class Layer:
         if _WINDOW[self.operator] == 3:
             parts.append(f"3x3s{self.stride}")
         parts.append("x".join(map(str, shape)))
-        if self.operator in ("conv", "pwconv"):
+        if self.operator in _BLOCKS:
+            parts.append(str(self.hidden_channels))
+        if self.operator not in ("dwconv", "avgpool"):
             parts.append(str(self.out_channels))
         if self.epilogue != "relu6" and self.operator != "avgpool":
             parts.append(self.epilogue)
         return "-".join(parts)
+
+    def has_no_extent(self) -> bool:
+        """Whether a dimension is 0, or a block has no expanded channels."""
+        hidden = self.hidden_channels if self.operator in _BLOCKS else 1
+        return min(*self.input_shape, self.out_channels, hidden) < 1
 
     @classmethod
     def parse(cls, name: str) -> "Layer":
@@ -104,7 +138,8 @@ class Layer:
             out_channels=int(match["out_channels"] or channels),
             stride=int(match["stride"] or 1),
             epilogue=match["epilogue"] or ("linear" if operator == "avgpool" else "relu6"),  # type: ignore[arg-type]
+            hidden_channels=int(match["hidden"] or 0),
         )
-        if layer.name != name or min(*layer.input_shape, layer.out_channels) < 1:
+        if layer.name != name or layer.has_no_extent():
             raise UserError(f"'{name}' is not a layer's name (it would read '{layer.name}')")
         return layer

@@ -14,11 +14,12 @@ from mnv2_tvm.kernels import Schedule, schedule_class
 from mnv2_tvm.layer import Layer
 from mnv2_tvm.passes.describe_layer import describe_layer
 from mnv2_tvm.passes.emit_network import emit_network
+from mnv2_tvm.passes.find_blocks import operations
 from mnv2_tvm.passes.fuse_layers import fuse_layers
 from mnv2_tvm.passes.list_steps import Step, list_steps
 from mnv2_tvm.passes.lower_kernels import lower_kernels
 from mnv2_tvm.passes.plan_memory import Plan, plan_memory
-from mnv2_tvm.passes.select_kernels import select_kernels
+from mnv2_tvm.passes.select_kernels import Choose, select_kernels
 from mnv2_tvm.target import Target
 
 
@@ -28,7 +29,7 @@ class Compilation:
 
     module: Any  # tvm.IRModule
     target: Target
-    choose: Callable[[Layer], Schedule]
+    choose: Choose
     steps: tuple[Step, ...] = ()
     weights: bytes = b""
     plan: Plan = Plan({}, 0)  # noqa: RUF009 - frozen, and empty
@@ -64,7 +65,7 @@ def _emit_network(c: Compilation) -> Compilation:
 
 PHASES: tuple[tuple[str, Phase], ...] = (
     ("fuse_layers", _fuse_layers),  # Relax operators -> one composite function a layer
-    ("select_kernels", _select_kernels),  # layer -> call_tir of its kernel, weights packed
+    ("select_kernels", _select_kernels),  # layer or block -> call_tir of its kernel, weights packed
     ("list_steps", _list_steps),  # Relax main -> list of kernel calls, one weight blob
     ("plan_memory", _plan_memory),  # tensor -> offset in the workspace
     ("lower_kernels", _lower_kernels),  # buffers -> pointers, ready for LLVM
@@ -75,13 +76,14 @@ PHASES: tuple[tuple[str, Phase], ...] = (
 def compile_network(
     module: Any,
     target: Target,
-    choose: Callable[[Layer], Schedule],
+    choose: Choose,
     *,
     dump: Path | None = None,
 ) -> Compilation:
     """Run all phases over a Relax module made by `mnv2_tvm.model.relax_module`.
 
-    `choose` gives the schedule of a layer. Raises UserError for an operator without a kernel.
+    `choose` gives the schedule of a layer, or None for a block that is not to be fused.
+    Raises UserError for an operator without a kernel.
     """
     compilation = Compilation(module, target, choose)
     for number, (name, phase) in enumerate(PHASES, start=1):
@@ -108,6 +110,17 @@ def network_layers(module: Any) -> list[Layer]:
         for binding in block.bindings
         if hasattr(binding.value, "op")
     ]
+
+
+def network_blocks(module: Any) -> list[Layer]:
+    """The inverted residual blocks of a Relax module in order; repeats included."""
+    fused = fuse_layers(module)
+    parts = {
+        name: describe_layer(function)
+        for name, function in fused.functions.items()
+        if "Composite" in (function.attrs or {})
+    }
+    return [block.layer for _, *rest in operations(fused, parts).values() for block in rest]
 
 
 def default_schedule(layer: Layer, target: Target) -> Schedule:

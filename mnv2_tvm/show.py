@@ -14,11 +14,11 @@ from rich.table import Table
 from mnv2_tvm import cli
 from mnv2_tvm.assembly import InnerLoop, hot_loop
 from mnv2_tvm.errors import UserError
-from mnv2_tvm.kernels import Schedule
+from mnv2_tvm.kernels import Schedule, schedule_class
 from mnv2_tvm.layer import Layer
 from mnv2_tvm.model import Architecture
 from mnv2_tvm.network import SourceNetwork
-from mnv2_tvm.pipeline import network_layers
+from mnv2_tvm.pipeline import network_blocks, network_layers
 from mnv2_tvm.search.records import Decisions, Record, TuningLog
 from mnv2_tvm.target import Target
 
@@ -31,8 +31,10 @@ class Shown:
 
     layer: Layer
     schedule: Schedule
+    fused: bool  # False for a block that is done layer by layer, so that this would be its kernel
     record: Record | None
     registers: int
+    scratch_bytes: int  # of each thread
     panel_bytes: int  # packed weights that one pass of the innermost loops reads
     tasks: int
     hot_loop: InnerLoop | None  # None where all loops are unrolled, or none has FMAs
@@ -41,18 +43,20 @@ class Shown:
 
 def show(layer: Layer, target: Target, *, threads: int = 1, log_dir: Path | None = None) -> Shown:
     """What `build` will run for the layer on the target, and why."""
-    schedule = Decisions.load(target, threads, log_dir)(layer)
+    chosen = Decisions.load(target, threads, log_dir)(layer)
+    schedule = chosen or schedule_class(layer).default(layer, target)
     log = TuningLog.of(target, log_dir)
     records = [r for r in log.records() if r.layer == layer and r.threads in (1, threads)]
     records.sort(key=lambda record: record.threads == threads)  # as Decisions choose
     record = records[-1] if records else None
-    taps, depth, _ = layer.weight_shape or (0, 0, 0)
     return Shown(
         layer=layer,
         schedule=schedule,
+        fused=chosen is not None,
         record=record,
         registers=schedule.registers(layer, target),
-        panel_bytes=4 * taps * depth * schedule.panel,
+        scratch_bytes=4 * schedule.scratch_floats(layer),
+        panel_bytes=schedule.panel_bytes(layer),
         tasks=schedule.tasks(layer),
         hot_loop=hot_loop(layer, schedule, target),
         loop_nest=fold(schedule.emit(layer, target).script()),
@@ -85,7 +89,8 @@ def _alike(line: str) -> str:
 def _overview(layers: list[Layer], decisions: Decisions) -> Table:
     table = Table("layer", "source", "decisions", box=None)
     for layer in dict.fromkeys(layers):
-        table.add_row(layer.name, decisions.source(layer), str(decisions(layer)))
+        chosen = decisions(layer) or "layer by layer"
+        table.add_row(layer.name, decisions.source(layer), str(chosen))
     return table
 
 
@@ -113,17 +118,21 @@ def _print(shown: Shown, target: Target, console: Console) -> None:
     table.add_row("layer", shown.layer.name)
     table.add_row("target", f"{target.name}: {target.description}")
     table.add_row("FLOPs", f"{shown.layer.flops}")
-    table.add_row("decisions", str(shown.schedule))
+    apart = "" if shown.fused else "layer by layer; as one kernel it would be "
+    table.add_row("decisions", f"{apart}{shown.schedule}")
     table.add_row("from", origin)
     table.add_row(
         "registers", f"{shown.registers} of {vector.registers}, {vector.bytes} bytes each"
     )
     table.add_row("weights", weights)
+    if shown.scratch_bytes:
+        share = shown.scratch_bytes / cache.l2_bytes
+        table.add_row("scratch", f"{shown.scratch_bytes} bytes a thread, {share:.0%} of L2")
     table.add_row("inner loop", _assembly(shown.hot_loop))
     table.add_row("threads share", f"{shown.tasks} tasks")
     console.print(table)
     console.print()
-    console.print(shown.loop_nest, highlight=False, markup=False)
+    console.print(shown.loop_nest, highlight=False, markup=False, soft_wrap=True)
 
 
 def main(
@@ -145,7 +154,9 @@ def main(
         )
         return
     network = SourceNetwork.make(Architecture(width, resolution), None, 0)
-    layers = [one for one in network_layers(network.relax()) if fnmatchcase(one.name, layer or "*")]
+    module = network.relax()
+    every = network_blocks(module) + network_layers(module)
+    layers = [one for one in every if fnmatchcase(one.name, layer or "*")]
     if not layers:
         raise UserError(f"no layer matches '{layer}'; leave --layer out to see all")
     overview = _overview(layers, Decisions.load(machine, threads, log_dir))

@@ -30,11 +30,10 @@ _PATTERN = np.float32(-12345.5)
 
 @dataclass(frozen=True)
 class Operands:
-    """Inputs of one layer: x [n, y, x, c], weight [taps, in of a group, out], bias [out]."""
+    """Inputs of one layer: x [n, y, x, c]; of each part weight [taps, in, out] and bias [out]."""
 
     x: Floats
-    weight: Floats | None
-    bias: Floats | None
+    weights: list[tuple[Floats, Floats]]
     residual: Floats | None
 
     @classmethod
@@ -47,34 +46,36 @@ class Operands:
 
         x = normal(layer.input_shape, 1.0)
         residual = normal(layer.output_shape, 1.0) if layer.epilogue == "residual" else None
-        if layer.weight_shape is None:
-            return cls(x, None, None, residual)
-        taps, depth, _ = layer.weight_shape
-        weight = normal(layer.weight_shape, 4.0 / (taps * depth) ** 0.5)
-        return cls(x, weight, normal((layer.out_channels,), 1.0), residual)
+        weights = []
+        for part in layer.weighted:
+            taps, depth, channels = part.weight_shape or (0, 0, 0)
+            weight = normal((taps, depth, channels), 4.0 / (taps * depth) ** 0.5)
+            weights.append((weight, normal((channels,), 1.0)))
+        return cls(x, weights, residual)
 
 
 def torch_result(layer: Layer, operands: Operands) -> np.ndarray[Any, np.dtype[np.float64]]:
     """The layer [n, y, x, c] by torch in float64."""
-    x = _double(operands.x).permute(0, 3, 1, 2)
-    if operands.weight is None or operands.bias is None:
-        y = x.mean(dim=(2, 3), keepdim=True)
-    else:
-        taps, depth, channels = operands.weight.shape
+    y = _double(operands.x).permute(0, 3, 1, 2)
+    if not layer.weighted:
+        y = y.mean(dim=(2, 3), keepdim=True)
+    for part, (weights, bias) in zip(layer.weighted, operands.weights, strict=True):
+        taps, depth, channels = weights.shape
         window = 3 if taps == 9 else 1
-        weight = _double(operands.weight).reshape(window, window, depth, channels)
+        weight = _double(weights).reshape(window, window, depth, channels)
         y = functional.conv2d(
-            x,
+            y,
             weight.permute(3, 2, 0, 1),
-            _double(operands.bias),
-            stride=layer.stride,
+            _double(bias),
+            stride=part.stride,
             padding=window // 2,
-            groups=layer.in_channels // depth,
+            groups=part.in_channels // depth,
         )
+        y = y.clamp(0, 6) if part.epilogue == "relu6" else y
     y = y.permute(0, 2, 3, 1)
     if operands.residual is not None:
         y = y + _double(operands.residual)
-    return np.asarray((y.clamp(0, 6) if layer.epilogue == "relu6" else y).numpy())
+    return np.asarray(y.numpy())
 
 
 class KernelLibrary:
@@ -100,19 +101,28 @@ class KernelLibrary:
         schedule, layer = self.schedules[index], self.layer
         y = _surrounded(np.full(layer.output_shape, np.nan, np.float32), _PATTERN)
         arrays = [operands.x]
-        if operands.weight is not None and operands.bias is not None:
-            arrays += [schedule.pack(layer, operands.weight), operands.bias]
+        packed = schedule.pack(layer, [weight for weight, _ in operands.weights])
+        for weight, (_, bias) in zip(packed, operands.weights, strict=True):
+            arrays += [weight, bias]
         if operands.residual is not None:
             arrays.append(operands.residual)
         inputs = [_surrounded(array, np.float32(np.nan)) for array in arrays]
         before = [array.copy() for array in inputs]
         pointers = [ctypes.c_void_p(_address(array)) for array in inputs]
         kernel = getattr(self._library, f"kernel_{index}")
+        scratch = np.full(schedule.scratch_floats(layer), np.nan, np.float32)
         for first, last in [(0, schedule.tasks(layer))] if spans is None else spans:
+            memory = _surrounded(scratch, _PATTERN)
+            results = [y, memory] if scratch.size else [y]
             code = kernel(
-                *pointers, ctypes.c_int32(first), ctypes.c_int32(last), ctypes.c_void_p(_address(y))
+                *pointers,
+                ctypes.c_int32(first),
+                ctypes.c_int32(last),
+                *(ctypes.c_void_p(_address(result)) for result in results),
             )
             assert code == 0
+            edges = np.concatenate([memory[:_MARGIN], memory[-_MARGIN:]])
+            assert (edges == _PATTERN).all(), "the kernel wrote outside its scratch memory"
         for now, then in zip(inputs, before, strict=True):
             np.testing.assert_array_equal(now, then, "the kernel changed an input")
         margins = np.concatenate([y[:_MARGIN], y[-_MARGIN:]])

@@ -2,11 +2,12 @@
 
 import pytest
 
-from mnv2_tvm.assembly import InnerLoop, hot_loop, inner_loops
+from mnv2_tvm.assembly import InnerLoop, assembly, hot_loop, inner_loops
 from mnv2_tvm.layer import Layer
 from mnv2_tvm.model import Architecture
 from mnv2_tvm.network import SourceNetwork
-from mnv2_tvm.pipeline import default_schedule, network_layers
+from mnv2_tvm.pipeline import default_schedule, network_blocks, network_layers
+from mnv2_tvm.search.records import Decisions
 from mnv2_tvm.target import Target
 
 NETWORK = SourceNetwork.make(Architecture(), None, 0)
@@ -15,6 +16,7 @@ LAYERS = [
     for layer in dict.fromkeys(network_layers(NETWORK.relax()))
     if layer.operator != "avgpool"  # it has no multiplication
 ]
+BLOCKS = list(dict.fromkeys(network_blocks(NETWORK.relax())))
 ARM = ("rasp3", "rasp4", "rasp4-32", "rasp5", "android", "android-dotprod")
 
 
@@ -29,6 +31,21 @@ def test_inner_loops_are_fused_multiply_adds(name: str) -> None:
         assert loop.fma_share >= least, (layer.name, loop)
         # On x86 a spilled weight is as good as any: an operand that an FMA reads from memory.
         assert loop.spills == 0 or target.vector.memory_operands, (layer.name, loop)
+
+
+@pytest.mark.parametrize("name", ARM)
+def test_inner_loops_of_fused_blocks_are_fused_multiply_adds(name: str) -> None:
+    """All of them, of each part: expansion, depthwise, and projection."""
+    target = Target.load(name)
+    decisions = Decisions(target, {})
+    fused = {block: schedule for block in BLOCKS if (schedule := decisions(block)) is not None}
+    assert fused
+    for block, schedule in fused.items():
+        loops = [loop for loop in inner_loops(assembly(block, schedule, target)) if loop.fmas]
+        assert len(loops) >= len(block.parts), block.name
+        for loop in loops:
+            assert loop.spills == 0, (block.name, loop)
+            assert loop.fma_share >= 0.8, (block.name, loop)
 
 
 def test_spills_are_seen() -> None:

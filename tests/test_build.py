@@ -30,7 +30,7 @@ from mnv2_tvm.deploy.manifest import MANIFEST, Manifest, file_sha256
 from mnv2_tvm.kernels import schedule_class
 from mnv2_tvm.model import Architecture
 from mnv2_tvm.network import SourceNetwork, relative_error
-from mnv2_tvm.pipeline import network_layers
+from mnv2_tvm.pipeline import compile_network, network_blocks, network_layers
 from mnv2_tvm.search.records import Decisions, Record, TuningLog
 from mnv2_tvm.target import Target
 
@@ -177,14 +177,20 @@ def test_profile_has_a_time_for_each_layer(tiny: Built) -> None:
 def test_tuned_schedules_are_taken_and_change_no_number(
     tmp_path: Path, here: Target, tiny: Built
 ) -> None:
-    """Another point for every layer: the last of each space, as if a search had found it."""
-    layers = network_layers(tiny.network.relax())
+    """Another point for every layer: the last of each space, as if a search had found it.
+
+    The first blocks have one of their own, the others are done layer by layer.
+    """
+    module = tiny.network.relax()
+    blocks = list(dict.fromkeys(network_blocks(module)))
+    layers = network_layers(module) + blocks[:3]
     log = TuningLog.of(here, tmp_path / "logs")
     log.open_for_writing()
     log.keep(
         Record(layer, 1, schedule_class(layer).space(layer, here)[-1], 1.0, (1.0,), 0.0)
         for layer in set(layers)
     )
+    log.keep(Record(block, 1, None, 1.0, (1.0,), 0.0) for block in blocks[3:])
     decisions = Decisions.load(here, 1, tmp_path / "logs")
     manifest = build(here, tiny.network, tmp_path / "out", decisions=decisions)
     assert {layer["source"] for layer in manifest.layers} == {"tuned"}
@@ -209,7 +215,8 @@ def test_manifest_tells_what_is_there(tiny: Built, here: Target) -> None:
     assert (manifest.width, manifest.resolution, manifest.classes) == (0.35, 32, 10)
     assert manifest.input_shape == [1, 32, 32, 3]
     assert manifest.output_shape == [1, 10]
-    layers = network_layers(tiny.network.relax())
+    steps = compile_network(tiny.network.relax(), here, Decisions.load(here, 1)).steps
+    layers = [step.layer for step in steps]
     assert [layer["name"] for layer in manifest.layers] == [layer.name for layer in layers]
     assert manifest.flops == sum(layer["flops"] for layer in manifest.layers)
     assert manifest.flops == sum(layer.flops for layer in layers)

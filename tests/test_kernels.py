@@ -60,6 +60,22 @@ def tile_layers(lanes: int) -> list[Layer]:
     ]
 
 
+def block_layers(lanes: int) -> list[Layer]:
+    """Blocks with odd and tiny images, batches, and channels in every relation to `lanes`."""
+    half = lanes // 2
+    return [
+        Layer("irb", 1, 9, 11, half, half, 1, "residual", 3 * lanes),
+        Layer("irb", 1, 8, 8, 5, lanes + half, 2, "linear", 2 * lanes + 3),
+        Layer("irb", 2, 7, 5, lanes, half, 2, "linear", 6 * lanes),
+        Layer("irb", 1, 1, 1, 3, 3, 1, "residual", lanes),
+        Layer("irb", 1, 2, 17, lanes, 2 * lanes, 1, "linear", half),
+        Layer("irb", 2, 15, 3, 4, 4, 1, "residual", 4 * lanes + 1),
+        Layer("stem", 1, 17, 13, 3, half, 2, "linear", 2 * lanes),
+        Layer("stem", 2, 8, 12, 3, 7, 2, "linear", half),
+        Layer("stem", 1, 3, 3, 1, lanes, 1, "linear", lanes + 4),
+    ]
+
+
 def kinds() -> list[Target]:
     """A target for each size of the register file."""
     targets = map(Target.load, machines())
@@ -86,7 +102,7 @@ def layers_to_run() -> list[Any]:
             continue
         parameters += [
             pytest.param(target, layer, id=f"{target.name}-{layer.name}")
-            for layer in tile_layers(target.vector.lanes)
+            for layer in tile_layers(target.vector.lanes) + block_layers(target.vector.lanes)
         ]
     return parameters
 
@@ -288,10 +304,22 @@ def test_decisions_survive_json(target: Target, layer: Layer) -> None:
         assert type(point).from_json(json.loads(json.dumps(point.to_json()))) == point
 
 
+@pytest.mark.parametrize("target", kinds(), ids=lambda target: target.name)
+def test_spaces_of_blocks_hold_points_inside_the_register_file(target: Target) -> None:
+    for layer in block_layers(target.vector.lanes):
+        space = schedule_class(layer).space(layer, target)
+        assert len(set(space)) == len(space) > 0, layer.name
+        assert default_schedule(layer, target) in space
+        least = min(p.registers(layer, target) for p in space)  # odd channels may need more
+        budget = max(least, target.vector.registers)
+        assert all(p.registers(layer, target) <= budget for p in space)
+        assert all(p.from_json(p.to_json()) == p for p in space[:5])
+
+
 @pytest.mark.parametrize("operator", KERNELS)
 @pytest.mark.parametrize("value", [0, -1, 1.0, "1", True, None, [1], "zz"])
 def test_bad_decisions_are_refused(here: Target, operator: str, value: object) -> None:
-    layer = next(lay for lay in tile_layers(here.vector.lanes) if lay.operator == operator)
+    layer = next(lay for lay in tile_layers(8) + block_layers(8) if lay.operator == operator)
     good = default_schedule(layer, here).to_json()
     kernel = schedule_class(layer)
     for name in good:
@@ -310,7 +338,7 @@ def test_packing_keeps_every_weight_once_and_panels_together(target: Target, lay
     taps, depth, channels = layer.weight_shape
     weight = np.arange(taps * depth * channels, dtype=np.float32).reshape(layer.weight_shape)
     for schedule in sample(layer, target, SAMPLES):
-        packed = schedule.pack(layer, weight)
+        (packed,) = schedule.pack(layer, [weight])
         np.testing.assert_array_equal(np.sort(packed), weight.reshape(-1))
         first = min(schedule.panel, channels)
         panel = packed[: taps * depth * first].reshape(taps, depth, first)

@@ -36,7 +36,7 @@ from mnv2_tvm.kernels.depthwise import Depthwise
 from mnv2_tvm.layer import Layer
 from mnv2_tvm.model import Architecture
 from mnv2_tvm.network import SourceNetwork, relative_error
-from mnv2_tvm.pipeline import default_schedule, network_layers
+from mnv2_tvm.pipeline import default_schedule, network_blocks, network_layers
 from mnv2_tvm.search.candidate import build_candidate, measure_candidate
 from mnv2_tvm.search.cost_model import CostModel, features
 from mnv2_tvm.search.layers import LayerSearch, known_layers, search_layers
@@ -48,7 +48,8 @@ from mnv2_tvm.tune import TuneReport, tune
 
 SMALL = Architecture(0.35, 32)
 SIZE = ["--width", "0.35", "--resolution", "32"]
-LAYERS = network_layers(SourceNetwork.make(SMALL, None, 0).relax())
+MODULE = SourceNetwork.make(SMALL, None, 0).relax()
+LAYERS, BLOCKS = network_layers(MODULE), network_blocks(MODULE)
 GLOB = "f32-*conv-*1x1x336*"  # depthwise, linear and residual
 SEARCHED = {layer for layer in LAYERS if fnmatchcase(layer.name, GLOB)}
 TRIALS = 6
@@ -166,7 +167,9 @@ def test_second_search_goes_on_after_a_cut_line(
 def test_layer_without_match_names_the_layers(here: Target, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"no layer matches 'f32-lstm\*'") as caught:
         tune(here, SMALL, layer="f32-lstm*", log_dir=tmp_path)
-    assert str(caught.value).splitlines()[1:] == sorted({f"  {layer.name}" for layer in LAYERS})
+    assert str(caught.value).splitlines()[1:] == sorted(
+        {f"  {layer.name}" for layer in LAYERS + BLOCKS}
+    )
 
 
 def test_a_target_of_another_machine_is_refused(here: Target, tmp_path: Path) -> None:

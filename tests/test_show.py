@@ -2,6 +2,7 @@
 
 import re
 from itertools import pairwise
+from math import prod
 from pathlib import Path
 
 import pytest
@@ -13,14 +14,19 @@ from mnv2_tvm.kernels import KERNELS, schedule_class
 from mnv2_tvm.layer import Layer
 from mnv2_tvm.model import Architecture
 from mnv2_tvm.network import SourceNetwork
-from mnv2_tvm.pipeline import default_schedule, network_layers
+from mnv2_tvm.pipeline import default_schedule, network_blocks, network_layers
 from mnv2_tvm.search.records import Decisions, Record, TuningLog
 from mnv2_tvm.show import fold, main, show
 from mnv2_tvm.target import Target
 
-LAYERS = network_layers(SourceNetwork.make(TINY, None, 0).relax())
+MODULE = SourceNetwork.make(TINY, None, 0).relax()
+LAYERS = network_layers(MODULE) + network_blocks(MODULE)
 ONE_OF_EACH = [next(layer for layer in LAYERS if layer.operator == name) for name in KERNELS]
 MORE = re.compile(r"( *)# \.\.\. (\d+) more like it")
+
+
+def one_of(operator: str) -> Layer:
+    return next(layer for layer in ONE_OF_EACH if layer.operator == operator)
 
 
 @pytest.fixture
@@ -97,12 +103,20 @@ def test_a_record_that_equals_the_default_of_other_threads(target: Target, logs:
 
 def test_panel_is_what_a_pass_reads_of_the_weights(target: Target, logs: Path) -> None:
     bytes_of = {layer: show(layer, target, log_dir=logs).panel_bytes for layer in ONE_OF_EACH}
-    conv, depthwise, pointwise, pooling = ONE_OF_EACH
+    conv, depthwise, pointwise, pooling = map(one_of, ("conv", "dwconv", "pwconv", "avgpool"))
     panel = {layer: default_schedule(layer, target).panel for layer in ONE_OF_EACH}
     assert bytes_of[conv] == 9 * conv.in_channels * panel[conv] * 4
     assert bytes_of[depthwise] == 9 * panel[depthwise] * 4
     assert bytes_of[pointwise] == pointwise.in_channels * panel[pointwise] * 4
     assert bytes_of[pooling] == 0
+    for block in (one_of("irb"), one_of("stem")):  # the largest of its parts'
+        schedule = default_schedule(block, target)
+        parts = zip(block.parts, schedule.panels(block), strict=True)
+        sizes = [
+            4 * prod(p.weight_shape[:2]) * max(widths) for p, widths in parts if p.weight_shape
+        ]
+        assert len(sizes) == 3
+        assert bytes_of[block] == max(sizes)
 
 
 def test_fold_leaves_two_of_each_run() -> None:
@@ -190,15 +204,22 @@ def test_prints_one_layer(
 def test_prints_all_layers_of_a_network(
     target: Target, logs: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    layers = network_layers(SourceNetwork.make(Architecture(0.5, 96), None, 0).relax())
-    keep(logs, target, layers[0], 1, 0)
+    module = SourceNetwork.make(Architecture(0.5, 96), None, 0).relax()
+    layers = network_blocks(module) + network_layers(module)
+    tuned = network_layers(module)[0]
+    apart = network_blocks(module)[0]
+    keep(logs, target, tuned, 1, 0)
+    record = Record(apart, 1, None, 12.34, (11.0, 12.34, 13.0), 0.0, {})
+    TuningLog.of(target, logs).keep([record])
     size = ["--width", 0.5, "--resolution", 96]
     code, output, errors = invoke(capsys, "--target", target.name, *size, "--log-dir", logs)
     assert (code, errors) == (0, "")
     assert output.startswith(f"0.5-96 on {target.name}\n")
     named = re.findall(r"^ (f32-\S+) +(tuned|default)", output, re.M)
-    expected = {layer.name: "default" for layer in layers} | {layers[0].name: "tuned"}
+    expected = {layer.name: "default" for layer in layers}
+    expected |= {tuned.name: "tuned", apart.name: "tuned"}
     assert named == list(expected.items())
+    assert re.search(rf"^ {re.escape(apart.name)} +tuned +layer by layer *$", output, re.M)
 
 
 def test_a_glob_chooses_layers(

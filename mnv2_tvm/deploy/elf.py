@@ -29,7 +29,7 @@ EXPORTS = frozenset(
 # What the C runtime takes from the process that loads the library.
 _PTHREAD = "create detach cond_wait cond_broadcast mutex_lock mutex_trylock mutex_unlock"
 _LIBC = frozenset(
-    {"clock_gettime", "getpid", "sched_yield", "memset", "memcpy"}
+    {"clock_gettime", "getpid", "sched_yield", "aligned_alloc", "free", "memset", "memcpy"}
     | {f"pthread_{name}" for name in _PTHREAD.split()}
 )
 _TVM = frozenset({"TVMFFIErrorSetRaisedFromCStr"})  # weak: present inside a TVM process only

@@ -58,6 +58,7 @@ def write_library(network: Compilation, interface: Interface, folder: Path) -> N
         defines = [
             f'-DMNV2_WEIGHTS_FILE="{weights}"',
             f"-DMNV2_THREADS={interface.threads}",
+            f"-DMNV2_SCRATCH_BYTES={network.plan.scratch_bytes}",
             f'-DMNV2_VERSION="{mnv2_tvm.__version__}"',
         ]
         compile_c(_SOURCES / "runtime.c", target, objects[1], f"-I{folder}", *defines)

@@ -2,6 +2,7 @@
 
 from mnv2_tvm.kernels.conv3x3 import Conv3x3
 from mnv2_tvm.kernels.depthwise import Depthwise
+from mnv2_tvm.kernels.inverted_residual import InvertedResidual
 from mnv2_tvm.kernels.pointwise import Pointwise
 from mnv2_tvm.kernels.pooling import AveragePool
 from mnv2_tvm.kernels.schedule import Schedule
@@ -14,6 +15,8 @@ KERNELS: dict[Operator, type[Schedule]] = {
     "dwconv": Depthwise,
     "pwconv": Pointwise,
     "avgpool": AveragePool,
+    "irb": InvertedResidual,
+    "stem": InvertedResidual,
 }
 
 

@@ -13,8 +13,9 @@ No im2col: a pixel's three channels are broadcast straight from the image. The t
 with all of them in one body, LLVM keeps pixels that two taps share in registers, and spills.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from itertools import product
 from typing import Any, Self
 
@@ -29,7 +30,15 @@ from mnv2_tvm.kernels.loops import (
     tile_loop,
     window_loop,
 )
-from mnv2_tvm.kernels.registers import RegisterTile, load, most_vectors, relu6, unchanged, vectors
+from mnv2_tvm.kernels.registers import (
+    RegisterTile,
+    Value,
+    load,
+    most_vectors,
+    relu6,
+    unchanged,
+    vectors,
+)
 from mnv2_tvm.kernels.schedule import Operands, Schedule
 from mnv2_tvm.layer import Layer
 from mnv2_tvm.target import Target
@@ -54,17 +63,23 @@ class Conv3x3(Schedule):
     @classmethod
     def default(cls, layer: Layer, target: Target) -> Self:
         """The fewest cycles, and of those the fewest loads."""
+        return cls.ranked(layer, target)[0]
 
-        def cycles(point: Self) -> tuple[float, float]:
-            columns = vectors(point.tile_n, target.vector.lanes)
-            tiles = tile_count(layer.out_width, point.tile_x)
-            panels = tile_count(layer.out_channels, point.tile_n)
-            multiply_adds = point.tile_x * columns / target.vector.fma_per_cycle
-            loads = (point.tile_x + columns) / target.vector.loads_per_cycle
-            busiest = max(multiply_adds, loads, target.vector.fma_latency)
-            return tiles * panels * busiest, tiles * panels * loads
+    @classmethod
+    def ranked(cls, layer: Layer, target: Target) -> list[Self]:
+        """The tiles of the space, the one with the fewest cycles first."""
+        return sorted(cls.space(layer, target), key=lambda point: point._cycles(layer, target))
 
-        return min(cls.space(layer, target), key=cycles)
+    def _cycles(self, layer: Layer, target: Target) -> tuple[float, float]:
+        """Cost of one step of the taps over a row: (cycles, loads to break a tie)."""
+        vector = target.vector
+        columns = vectors(self.tile_n, vector.lanes)
+        tiles = tile_count(layer.out_width, self.tile_x) * tile_count(
+            layer.out_channels, self.tile_n
+        )
+        multiply_adds = self.tile_x * columns / vector.fma_per_cycle
+        loads = (self.tile_x + columns) / vector.loads_per_cycle
+        return tiles * max(multiply_adds, loads, vector.fma_latency), tiles * loads
 
     def registers(self, layer: Layer, target: Target) -> int:
         """Accumulators, a row of weight vectors, and a broadcast pixel."""
@@ -104,45 +119,64 @@ def _tile(
     channels: tuple[Index, int],
 ) -> None:
     (x0, tile_x), (c0, tile_n) = columns, channels
-    depth, stride = layer.in_channels, layer.stride
+    depth = layer.in_channels
     acc = RegisterTile(tile_x, tile_n, target.vector.lanes)
     acc.fill(lambda row, j, lanes: load(o.bias, c0 + j, lanes))
-    for ky, kx in _taps(y, (x0, tile_x), layer, o.span):
-        line = (n * layer.height + y * stride + (ky - 1)) * layer.width
-        for k, _ in tile_loop(depth, 1, o.span, name="k"):
-
-            def pixel(i: int, kx: Index = kx, k: Index = k, line: Any = line) -> Any:
-                in_x = (x0 + i) * stride + (kx - 1)
-                return o.x[(line + in_x) * depth + k] if inside(in_x, layer.width) else None
-
-            step = (ky * 3 + kx) * depth + k
-            acc.multiply_add(
-                pixel,
-                lambda j, lanes, step=step: load(  # type: ignore[misc]
-                    o.weight, c0 * 9 * depth + step * tile_n + j, lanes
-                ),
-            )
+    inner = [ky for ky in range(3) if inside(y * layer.stride + (ky - 1), layer.height)]
+    convolve(
+        acc,
+        layer,
+        o.span,
+        (y, inner[0], o.span.opaque(inner[-1] + 1)),
+        (x0, tile_x),
+        lambda line, x, k: o.x[((n * layer.height + line) * layer.width + x) * depth + k],
+        lambda step, j, lanes: load(o.weight, c0 * 9 * depth + step * tile_n + j, lanes),
+    )
     finish = relu6 if layer.epilogue == "relu6" else unchanged
     line = (n * layer.out_height + y) * layer.out_width
     acc.store(o.y, lambda i, j: (line + x0 + i) * layer.out_channels + c0 + j, finish)
 
 
-def _taps(
-    y: Index, columns: tuple[Index, int], layer: Layer, span: Span
-) -> Iterator[tuple[Index, Index]]:
-    """Emit the loops over the taps; one that reaches outside the image stands by itself."""
+def convolve(
+    acc: RegisterTile,
+    layer: Layer,
+    span: Span,
+    row: tuple[Index, Index, Index],
+    columns: tuple[Index, int],
+    pixel: Callable[[Index, Index, Index], Value],
+    weight: Callable[[Index, int, int], Value],
+) -> None:
+    """Add all taps to a tile of the output row (y, first tap row inside the image, their end).
+
+    `pixel(y, x, channel)` reads the image and `weight(step, j, lanes)` the step'th weight row.
+    """
+    (y, low, high), (x0, tile_x) = row, columns
+    depth, stride = layer.in_channels, layer.stride
+
+    def value(kx: Index, line: Index, k: Index, i: int) -> Value | None:
+        x = (x0 + i) * stride + (kx - 1)
+        return pixel(line, x, k) if inside(x, layer.width) else None
+
+    with T.serial(low, high) as ky:
+        IRBuilder.name("ky", ky)
+        line = y * stride + (ky - 1)
+        for kx in _columns((x0, tile_x), layer, span):
+            for k, _ in tile_loop(depth, 1, span, name="k"):
+                step = (ky * 3 + kx) * depth + k
+                acc.multiply_add(partial(value, kx, line, k), partial(weight, step))
+
+
+def _columns(columns: tuple[Index, int], layer: Layer, span: Span) -> Iterator[Index]:
+    """Emit the loop over kx; a tap column that reaches outside the image stands by itself."""
     x0, tile_x = columns
 
     def reaches_out(kx: int) -> bool:
         ends = (x0 * layer.stride + (kx - 1), (x0 + tile_x - 1) * layer.stride + (kx - 1))
-        return not all(inside(in_x, layer.width) for in_x in ends)
+        return not all(inside(x, layer.width) for x in ends)
 
-    rows = [ky for ky in range(3) if inside(y * layer.stride + (ky - 1), layer.height)]
     inner = [kx for kx in range(3) if not reaches_out(kx)]
-    with T.serial(rows[0], span.opaque(rows[-1] + 1)) as ky:
-        IRBuilder.name("ky", ky)
-        yield from ((ky, kx) for kx in range(inner[0]))
-        with T.serial(inner[0], span.opaque(inner[-1] + 1)) as kx:
-            IRBuilder.name("kx", kx)
-            yield ky, kx
-        yield from ((ky, kx) for kx in range(inner[-1] + 1, 3))
+    yield from range(inner[0])
+    with T.serial(inner[0], span.opaque(inner[-1] + 1)) as kx:
+        IRBuilder.name("kx", kx)
+        yield kx
+    yield from range(inner[-1] + 1, 3)

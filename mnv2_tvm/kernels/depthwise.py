@@ -16,11 +16,19 @@ for up to nine outputs; nine weight vectors stay in registers while c is the out
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from itertools import product
 from typing import Any, Literal, Self
 
 from mnv2_tvm.kernels.loops import Index, inside, tile_count, tile_loop, window_loop
-from mnv2_tvm.kernels.registers import RegisterTile, load, most_vectors, relu6, unchanged
+from mnv2_tvm.kernels.registers import (
+    RegisterTile,
+    Value,
+    load,
+    most_vectors,
+    relu6,
+    unchanged,
+)
 from mnv2_tvm.kernels.schedule import Operands, Schedule, distinct
 from mnv2_tvm.layer import Layer
 from mnv2_tvm.target import Target
@@ -170,18 +178,19 @@ def _tile(
     stride, depth = layer.stride, layer.out_channels
     acc = RegisterTile(tile_y * tile_x, tile_c, target.vector.lanes)
     acc.fill(lambda row, j, lanes: load(o.bias, c0 + j, lanes))
-    for dy, dx in product(range((tile_y - 1) * stride + 3), range((tile_x - 1) * stride + 3)):
-        in_y, in_x = y0 * stride + (dy - 1), x0 * stride + (dx - 1)
-        if not (inside(in_y, layer.height) and inside(in_x, layer.width)):
-            continue
-        pixel = ((n * layer.height + in_y) * layer.width + in_x) * depth + c0
-        for i, j, tap in _uses(dy, dx, tile_y, tile_x, stride):
-            acc.accumulate(
-                i * tile_x + j,
-                lambda c, lanes, pixel=pixel, tap=tap: (  # type: ignore[misc]
-                    load(o.x, pixel + c, lanes) * load(o.weight, c0 * 9 + tap * tile_c + c, lanes)
-                ),
-            )
+
+    def pixel(dy: int, dx: int, c: int, lanes: int) -> Value | None:
+        y, x = y0 * stride + (dy - 1), x0 * stride + (dx - 1)
+        if not (inside(y, layer.height) and inside(x, layer.width)):
+            return None
+        return load(o.x, ((n * layer.height + y) * layer.width + x) * depth + c0 + c, lanes)
+
+    slide(
+        acc,
+        (tile_y, tile_x, stride),
+        pixel,
+        lambda tap, c, lanes: load(o.weight, c0 * 9 + tap * tile_c + c, lanes),
+    )
     finish = relu6 if layer.epilogue == "relu6" else unchanged
     acc.store(
         o.y,
@@ -193,6 +202,33 @@ def _tile(
         ),
         finish,
     )
+
+
+def slide(
+    acc: RegisterTile,
+    tile: tuple[int, int, int],
+    pixel: Callable[[int, int, int, int], Value | None],
+    weight: Callable[[int, int, int], Value],
+) -> None:
+    """Add all taps to a tile of (rows, columns, stride), input pixel after input pixel.
+
+    `pixel(dy, dx, channel, lanes)` reads the window under the tile, from its first tap on; None
+    is outside the image. `weight(tap, channel, lanes)` reads the weights.
+    """
+    tile_y, tile_x, stride = tile
+    for dy, dx in product(range((tile_y - 1) * stride + 3), range((tile_x - 1) * stride + 3)):
+        if pixel(dy, dx, 0, 1) is None:
+            continue
+        for i, j, tap in _uses(dy, dx, tile_y, tile_x, stride):
+            acc.accumulate(
+                i * tile_x + j, partial(_product, partial(pixel, dy, dx), partial(weight, tap))
+            )
+
+
+def _product(
+    pixel: Callable[[int, int], Value], weight: Callable[[int, int], Value], c: int, lanes: int
+) -> Value:
+    return pixel(c, lanes) * weight(c, lanes)
 
 
 def _uses(

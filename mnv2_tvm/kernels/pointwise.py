@@ -11,13 +11,23 @@ A panel of weights [k, tile_n] is contiguous. The tile holds tile_m x tile_n / l
 accumulators, one row of weight vectors and one broadcast pixel: the register budget.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from itertools import product
 from typing import Literal, Self
 
-from mnv2_tvm.kernels.loops import Index, tile_count, tile_loop
-from mnv2_tvm.kernels.registers import RegisterTile, load, most_vectors, relu6, unchanged, vectors
+from mnv2_tvm.kernels.loops import Index, Span, tile_count, tile_loop
+from mnv2_tvm.kernels.prefetch import Ahead
+from mnv2_tvm.kernels.registers import (
+    RegisterTile,
+    Value,
+    load,
+    most_vectors,
+    relu6,
+    unchanged,
+    vectors,
+)
 from mnv2_tvm.kernels.schedule import Operands, Schedule, distinct
 from mnv2_tvm.layer import Layer
 from mnv2_tvm.target import Target
@@ -65,8 +75,13 @@ class Pointwise(Schedule):
     @classmethod
     def default(cls, layer: Layer, target: Target) -> Self:
         """The tile with the fewest cycles for the whole product, by `_cycles`."""
-        space = [point for point in cls.space(layer, target) if point.unroll_k == 1]
-        return min(space, key=lambda point: point._cycles(layer, target))
+        return cls.ranked(layer, target)[0]
+
+    @classmethod
+    def ranked(cls, layer: Layer, target: Target) -> list[Self]:
+        """The tiles of the space, the one with the fewest cycles first; no unrolling."""
+        space = [p for p in cls.space(layer, target) if p.unroll_k == 1 and p.order == "nm"]
+        return sorted(space, key=lambda point: point._cycles(layer, target))
 
     def _cycles(self, layer: Layer, target: Target) -> tuple[float, float]:
         """Cost of one reduction step over all tiles: (cycles, loads to break a tie).
@@ -138,20 +153,52 @@ class Pointwise(Schedule):
                 + load(o.residual, (m + i) * channels + n + j, lanes)
             )
         )
-        for first, steps in tile_loop(depth, self.unroll_k, o.span, name="k"):
-            for k in (first + part for part in range(steps)):
-                acc.multiply_add(
-                    lambda i, k=k: o.x[(m + i) * depth + k],  # type: ignore[misc]
-                    lambda j, lanes, k=k: load(o.weight, n * depth + k * tile_n + j, lanes),  # type: ignore[misc]
-                )
+        multiply(
+            acc,
+            o.span,
+            (depth, self.unroll_k),
+            lambda i, k: o.x[(m + i) * depth + k],
+            lambda k, j, lanes: load(o.weight, n * depth + k * tile_n + j, lanes),
+            self._ahead(layer, o, m, n) if o.ahead_bytes else None,
+        )
         finish = relu6 if layer.epilogue == "relu6" else unchanged
         acc.store(o.y, lambda i, j: (m + i) * channels + n + j, finish)
+
+    def _ahead(self, layer: Layer, o: Operands, m: Index, n: Index) -> Ahead:
+        rows, panels = self._row_tiles(layer), self._panels(layer)
+        number = n // self.tile_n * rows + m // self.tile_m
+        end = (layer.in_channels + 1) * layer.out_channels  # of the weights and the bias
+        return Ahead.share(o.weight, end, number, rows * panels, o.ahead_bytes)
 
     def _row_tiles(self, layer: Layer) -> int:
         return tile_count(_pixels(layer), self.tile_m)
 
     def _panels(self, layer: Layer) -> int:
         return tile_count(layer.out_channels, self.tile_n)
+
+
+def multiply(
+    acc: RegisterTile,
+    span: Span,
+    reduction: tuple[int, int],
+    pixel: Callable[[int, Index], Value],
+    weight: Callable[[Index, int, int], Value],
+    ahead: Ahead | None = None,
+) -> None:
+    """Emit the reduction of (depth, unrolled steps): add pixel(row, k) * weight(k, j, lanes)."""
+    depth, unroll = reduction
+    each = ahead.each(depth) if ahead else 0
+    fetching = min(depth, -(-ahead.lines // (each * unroll)) * unroll) if ahead else 0
+    for base, extent in ((0, fetching), (fetching, depth - fetching)):
+        for first, steps in tile_loop(extent, unroll, span, name="k"):
+            for k in (base + first + step for step in range(steps)):
+                if ahead and base < fetching:
+                    ahead.fetch(k, each)
+                acc.multiply_add(partial(_at, pixel, k), partial(weight, k))
+
+
+def _at(pixel: Callable[[int, Index], Value], k: Index, row: int) -> Value:
+    return pixel(row, k)
 
 
 def _pixels(layer: Layer) -> int:

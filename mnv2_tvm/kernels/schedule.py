@@ -5,7 +5,7 @@ the same frozen dataclass. From (layer, machine facts, decisions) it emits one T
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from math import prod
@@ -27,11 +27,22 @@ class Operands:
     """The flat float32 views that a kernel body reads and writes, and its share of the tiles."""
 
     x: Any
-    weight: Any | None
-    bias: Any | None
+    weights: tuple[tuple[Any, Any], ...]  # (weight, bias) of each part of the layer
     residual: Any | None
     y: Any
+    scratch: Any | None
     span: Span
+    ahead_bytes: int  # of the next layer's weights, which follow this one's
+
+    @property
+    def weight(self) -> Any:
+        """The packed weights of a layer of one part."""
+        return self.weights[0][0]
+
+    @property
+    def bias(self) -> Any:
+        """Their bias."""
+        return self.weights[0][1]
 
 
 @dataclass(frozen=True)
@@ -48,6 +59,11 @@ class Schedule(ABC):
     def default(cls, layer: Layer, target: Target) -> Self:
         """The point of the space that the machine's facts alone favour."""
 
+    @classmethod
+    def worthwhile(cls, layer: Layer, target: Target) -> bool:
+        """Whether the machine's facts favour this kernel; a block can be done layer by layer."""
+        return True
+
     @abstractmethod
     def registers(self, layer: Layer, target: Target) -> int:
         """Vector registers live in the innermost loop."""
@@ -60,26 +76,42 @@ class Schedule(ABC):
     def body(self, layer: Layer, target: Target, operands: Operands) -> None:
         """Emit the loop nest."""
 
-    def pack(self, layer: Layer, weight: np.ndarray) -> np.ndarray:
-        """Weights [taps, in channels, out channels] in the order in which the kernel reads them.
-
-        Channel panel by channel panel, as wide as the tile; the last may be narrower.
-        """
-        panels = np.split(weight, range(self.panel, layer.out_channels, self.panel), axis=2)
-        return np.concatenate([panel.reshape(-1) for panel in panels])
-
     @property
     @abstractmethod
     def panel(self) -> int:
         """Output channels of one panel of the packed weights."""
 
-    def emit(self, layer: Layer, target: Target) -> tirx.PrimFunc:
-        """One TIR function (x, [weight, bias, [residual]], first, last, y), NHWC.
+    def panels(self, layer: Layer) -> list[list[int]]:
+        """Output channels of every panel of the weights of each part; the last may be narrower."""
+        return [panel_widths(part.out_channels, self.panel) for part in layer.weighted]
 
-        `first` and `last` bound the tiles that this call does, out of `tasks(layer)`.
+    def pack(self, layer: Layer, weights: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """Weights [taps, in channels, out channels] of each part, panel after panel."""
+        return [
+            np.concatenate([p.reshape(-1) for p in np.split(w, np.cumsum(widths)[:-1], axis=2)])
+            for w, widths in zip(weights, self.panels(layer), strict=True)
+        ]
+
+    def panel_bytes(self, layer: Layer) -> int:
+        """Packed weights that the innermost loops read again and again."""
+        sizes = [
+            4 * prod(part.weight_shape or ()) // part.out_channels * max(widths)
+            for part, widths in zip(layer.weighted, self.panels(layer), strict=True)
+        ]
+        return max(sizes, default=0)
+
+    def scratch_floats(self, layer: Layer) -> int:
+        """Floats of memory that each thread needs while the kernel runs."""
+        return 0
+
+    def emit(self, layer: Layer, target: Target, ahead_bytes: int = 0) -> tirx.PrimFunc:
+        """One TIR function (x, [weight, bias]..., [residual], first, last, y, [scratch]), NHWC.
+
+        `first` and `last` bound the tiles that this call does, out of `tasks(layer)`. A kernel may
+        fetch `ahead_bytes` of memory that follows its weights and its bias.
         """
         with IRBuilder() as builder:
-            with T.prim_func(), _arguments(self, layer) as operands:
+            with T.prim_func(), _arguments(self, layer, ahead_bytes) as operands:
                 self.body(layer, target, operands)
             return builder.get()
 
@@ -105,6 +137,11 @@ class Schedule(ABC):
         return " ".join(f"{name}={value}" for name, value in self.to_json().items())
 
 
+def panel_widths(channels: int, panel: int) -> list[int]:
+    """The widths of the panels that `channels` are cut into."""
+    return [min(panel, channels - start) for start in range(0, channels, panel)]
+
+
 Point = TypeVar("Point")
 
 
@@ -114,20 +151,37 @@ def distinct(points: list[Point], key: Callable[[Point], Hashable]) -> list[Poin
 
 
 @contextmanager
-def _arguments(schedule: Schedule, layer: Layer) -> Iterator[Operands]:
+def _arguments(schedule: Schedule, layer: Layer, ahead_bytes: int) -> Iterator[Operands]:
     """Declare the parameters of the function and the flat views of them."""
     T.func_name(layer.name.replace("-", "_"))
-    T.func_attr({"tirx.noalias": True, "layer": layer.name, "tasks": schedule.tasks(layer)})
+    floats = schedule.scratch_floats(layer)
+    T.func_attr(
+        {
+            "tirx.noalias": True,
+            "layer": layer.name,
+            "tasks": schedule.tasks(layer),
+            "scratch_floats": floats,
+        }
+    )
     x = _declare("x", layer.input_shape)
-    weight = bias = residual = None
-    if layer.weight_shape is not None:
-        weight = _declare("weight", (prod(layer.weight_shape),))
-        bias = _declare("bias", (layer.out_channels,))
-    if layer.epilogue == "residual":
-        residual = _declare("residual", layer.output_shape)
+    weights: list[tuple[Callable[[], Any], Callable[[], Any]]] = []
+    for part in layer.weighted:
+        suffix = f"_{len(weights)}" if len(layer.weighted) > 1 else ""
+        weight = _declare(f"weight{suffix}", (prod(part.weight_shape or ()),))
+        weights.append((weight, _declare(f"bias{suffix}", (part.out_channels,))))
+    residual = _declare("residual", layer.output_shape) if layer.epilogue == "residual" else None
     span = Span(T.arg("first", T.int32()), T.arg("last", T.int32()))
     y = _declare("y", layer.output_shape)
-    yield Operands(x(), weight and weight(), bias and bias(), residual and residual(), y(), span)
+    scratch = _declare("scratch", (floats,)) if floats else None
+    yield Operands(
+        x(),
+        tuple((weight(), bias()) for weight, bias in weights),
+        residual and residual(),
+        y(),
+        scratch and scratch(),
+        span,
+        ahead_bytes,
+    )
 
 
 def _declare(name: str, shape: tuple[int, ...]) -> Callable[[], Any]:

@@ -1,12 +1,14 @@
 """One TIR function that runs all steps over raw pointers: the network without a runtime.
 
-    network(input, output, workspace, weights, first, last, thread, threads)
+    network(input, output, workspace, weights, scratch, first, last, thread, threads)
       for each step in [first, last):
-        kernel(x, weight, bias, residual, share of the tasks, y)
+        kernel(x, weights and biases, residual, share of the tasks, y, scratch)
         mnv2_barrier(threads)
 
 Every thread of a team calls it with its own number and takes its share of each step's tasks, so
 a run costs one hand-over and a barrier a step, and results do not depend on the team's size.
+Thread 0 finds its scratch memory in the workspace, which it gives as `scratch` too; the others
+bring their own.
 """
 
 from collections.abc import Mapping
@@ -38,7 +40,7 @@ def emit_network(
             T.func_ret(_INTEGER)
             pointers = {
                 name: T.arg(name, T.handle("float32"))
-                for name in ("input", "output", "workspace", "weights")
+                for name in ("input", "output", "workspace", "weights", "scratch")
             }
             bounds = [T.arg(n, T.int32()) for n in ("first", "last", "thread", "threads")]
             for index, step in enumerate(steps):
@@ -62,16 +64,21 @@ def _emit_step(
     def tensor(name: str) -> Any:
         if name in pointers:
             return pointers[name]
-        return _at(pointers["workspace"], plan.offsets[name])
+        return _at(pointers["workspace"], T.int32(plan.offsets[name]))
 
     operands = [tensor(step.x)]
-    operands += [_at(pointers["weights"], offset) for offset in step.weights]
+    operands += [_at(pointers["weights"], T.int32(offset)) for offset in step.weights]
     operands += [tensor(step.residual)] if step.residual else []
+    results = [tensor(step.y)]
+    if step.scratch_bytes:
+        planned = T.int32(plan.offsets[step.scratch])
+        offset = T.if_then_else(thread == 0, planned, T.int32(0))
+        results.append(_at(pointers["scratch"], offset))
     share = [T.floordiv(T.int32(step.tasks) * turn, threads) for turn in (thread, thread + 1)]
     with T.If(T.And(first <= index, index < last)), T.Then():
-        T.evaluate(ir.Call(kernel, [*operands, *share, tensor(step.y)], ret_ty=_INTEGER))
+        T.evaluate(ir.Call(kernel, [*operands, *share, *results], ret_ty=_INTEGER))
         T.evaluate(T.call_extern("int32", "mnv2_barrier", threads))
 
 
-def _at(pointer: Any, offset: int) -> Any:
-    return tirx.reinterpret(_FLOATS, T.handle_add_byte_offset(pointer, T.int32(offset)))
+def _at(pointer: Any, offset: Any) -> Any:
+    return tirx.reinterpret(_FLOATS, T.handle_add_byte_offset(pointer, offset))

@@ -1,6 +1,6 @@
 """Read the Relax `main` as the list of kernel calls it is, and lay its weights into one blob."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -21,8 +21,14 @@ class Step:
     tasks: int
     x: str
     residual: str | None
-    weights: tuple[int, ...]  # offsets of the packed weight and the bias, or empty
+    weights: tuple[int, ...]  # offsets of packed weights and biases, in turn
     y: str
+    scratch_bytes: int = 0
+
+    @property
+    def scratch(self) -> str:
+        """The name of its scratch memory in the plan."""
+        return f"{self.y}.scratch"
 
 
 def aligned(size: int) -> int:
@@ -42,10 +48,7 @@ def list_steps(mod: tvm.IRModule) -> tuple[tuple[Step, ...], bytes]:
         for binding in block.bindings:
             reader.read(binding)
     last = reader.names[main.body.body]
-    steps = [
-        Step(s.layer, s.kernel, s.tasks, s.x, s.residual, s.weights, "output") if s.y == last else s
-        for s in reader.steps
-    ]
+    steps = [replace(s, y="output") if s.y == last else s for s in reader.steps]
     return tuple(steps), bytes(reader.blob)
 
 
@@ -60,6 +63,8 @@ class _Reader:
         value = binding.value
         if isinstance(value, relax.Var):
             self.names[binding.var] = self.names[value]
+        elif isinstance(value, relax.TupleGetItem):  # the output of a kernel, not its scratch
+            self.names[binding.var] = self.names[value.tuple_value]
         elif value.op.name == "relax.reshape":
             self.names[binding.var] = self.names[value.args[0]]
         else:
@@ -80,6 +85,7 @@ class _Reader:
                 residual=tensors[1] if len(tensors) > 1 else None,
                 weights=tuple(self._place(constant.value.numpy()) for constant in constants),
                 y=y,
+                scratch_bytes=4 * int(kernel.attrs["scratch_floats"]),
             )
         )
 

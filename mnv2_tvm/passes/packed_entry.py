@@ -15,7 +15,7 @@ _KERNEL = "kernel"
 
 
 def packed_kernel(kernel: Any, target: Target) -> tvm.IRModule:
-    """The lowered kernel and `run(x, [weight, bias, [residual]], y)`, which does all its tasks."""
+    """The lowered kernel and `run`, which takes its buffers and does all its tasks."""
     lowered = lower_kernels(tvm.IRModule({_KERNEL: kernel}), target)
     (name,) = lowered.functions
     # LowerTVMBuiltin is for the entry alone: it would move the kernel's accumulators to the heap.
@@ -35,11 +35,12 @@ def _entry(kernel: Any, name: Any, target: Target) -> Any:
         with T.prim_func():
             T.func_name(ENTRY)
             T.func_attr({"target": codegen, "global_symbol": ENTRY})
-            *operands, y = [
-                T.arg(parameter.name, T.buffer(parameter.ty.shape, "float32")).data
+            bounds = {"first": T.int32(0), "last": T.int32(int(kernel.attrs["tasks"]))}
+            arguments = [
+                bounds[parameter.name]
+                if parameter.name in bounds
+                else T.arg(parameter.name, T.buffer(parameter.ty.shape, "float32")).data
                 for parameter in kernel.params
-                if isinstance(parameter.ty, tirx.BufferType)
             ]
-            span = [T.int32(0), T.int32(int(kernel.attrs["tasks"]))]
-            T.evaluate(ir.Call(name, [*operands, *span, y], ret_ty=ir.PrimType("int32")))
+            T.evaluate(ir.Call(name, arguments, ret_ty=ir.PrimType("int32")))
         return builder.get()

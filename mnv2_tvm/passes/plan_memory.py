@@ -1,7 +1,7 @@
 """Lay the tensors between the steps into one workspace, so that live ones never overlap."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 
 from mnv2_tvm.passes.list_steps import Step, aligned
@@ -27,6 +27,7 @@ class Plan:
 
     offsets: dict[str, int]
     workspace_bytes: int
+    scratch_bytes: int = 0  # of every thread but the first, whose scratch is in the workspace
 
 
 def plan_memory(steps: tuple[Step, ...]) -> Plan:
@@ -39,18 +40,25 @@ def plan_memory(steps: tuple[Step, ...]) -> Plan:
         lambda t: (-t.size * (t.last - t.first + 1), t.first),
     ]
     layouts = [_first_fit(sorted(tensors, key=order)) for order in orders]
-    return min(layouts, key=lambda plan: plan.workspace_bytes)
+    scratch = max((aligned(step.scratch_bytes) for step in steps), default=0)
+    return replace(min(layouts, key=lambda plan: plan.workspace_bytes), scratch_bytes=scratch)
 
 
 def lifetimes(steps: tuple[Step, ...]) -> list[Lifetime]:
-    """The tensors that live in the workspace: all but the caller's input and output."""
+    """What lives in the workspace: all tensors but the caller's input and output, and scratch."""
     written = {step.y: index for index, step in enumerate(steps)}
     read = {name: i for i, step in enumerate(steps) for name in (step.x, step.residual) if name}
-    return [
+    tensors = [
         Lifetime(step.y, aligned(4 * prod(step.layer.output_shape)), written[step.y], read[step.y])
         for step in steps
         if step.y != "output"
     ]
+    scratch = [
+        Lifetime(step.scratch, aligned(step.scratch_bytes), index, index)
+        for index, step in enumerate(steps)
+        if step.scratch_bytes
+    ]
+    return tensors + scratch
 
 
 def lower_bound(tensors: list[Lifetime]) -> int:

@@ -61,9 +61,8 @@ def measure_candidate(
         return _measure(layer, schedule, tvm.runtime.load_module(str(library)), tvm.cpu())
     with held_session(address) as session:
         module = session.load(library)
-        moved = 4 * sum(
-            map(prod, (layer.input_shape, layer.output_shape, layer.weight_shape or ()))
-        )
+        weights = [part.weight_shape or () for part in layer.weighted]
+        moved = 4 * sum(map(prod, (layer.input_shape, layer.output_shape, *weights)))
         with session.within(patience_s(moved, _MAX_RUNS * layer.flops), "measuring"):
             timing = _measure(layer, schedule, module, session.device)
         return replace(timing, board=session.board, emulated=bool(session.info["emulated"]))
@@ -74,12 +73,15 @@ def _measure(layer: Layer, schedule: Schedule, module: Any, device: Any) -> Timi
     arguments = [tvm.runtime.tensor(a, device) for a in task.arguments(layer, schedule)]
     # NaN: an output that the kernel leaves unwritten cannot pass for right.
     y = tvm.runtime.tensor(np.full(layer.output_shape, np.nan, np.float32), device)
-    module[ENTRY](*arguments, y)
+    arguments.append(y)
+    if floats := schedule.scratch_floats(layer):
+        arguments.append(tvm.runtime.tensor(np.full(floats, np.nan, np.float32), device))
+    module[ENTRY](*arguments)
     error = relative_error(y.numpy(), task.reference)
     if not error <= TOLERANCE:
         return Timing(None, error)
     evaluate = module.time_evaluator(
         ENTRY, device, number=1, repeat=_SAMPLES, min_repeat_ms=_SAMPLE_MS
     )
-    seconds = evaluate(*arguments, y).results
+    seconds = evaluate(*arguments).results
     return Timing(median_us=float(np.median(seconds)) * 1e6, max_error=error)

@@ -18,7 +18,10 @@ from mnv2_tvm.search.records import Measurement
 from mnv2_tvm.target import Target
 
 _FEWEST_ROWS = 16  # below this a model knows less than chance
-_NUMBERS = ("tile_m", "tile_n", "tile_y", "tile_x", "tile_c", "unroll_k")
+_NUMBERS = (
+    *("tile_m", "tile_n", "tile_y", "tile_x", "tile_c", "unroll_k"),
+    *("rows", "chunk", "expand_m", "expand_n", "project_m", "project_n"),
+)
 _ORDERS = ("mn", "nm", "cyx", "ycx", "yxc")
 
 
@@ -66,8 +69,14 @@ def features(layer: Layer, schedule: Schedule, target: Target) -> list[float]:
         "tile_n": layer.out_channels,
         "tile_y": layer.out_height,
         "tile_x": layer.out_width,
-        "tile_c": layer.out_channels,
+        "tile_c": layer.hidden_channels or layer.out_channels,
         "unroll_k": layer.in_channels,
+        "rows": layer.out_height,
+        "chunk": layer.hidden_channels,
+        "expand_m": layer.parts[0].out_width,
+        "expand_n": layer.hidden_channels,
+        "project_m": layer.out_height * layer.out_width,
+        "project_n": layer.out_channels,
     }
     tiles = [int(decisions.get(name, 0)) for name in _NUMBERS]
     # The share of the last tile that is empty: what a left-over tile wastes.
@@ -75,8 +84,7 @@ def features(layer: Layer, schedule: Schedule, target: Target) -> list[float]:
         -extents[name] % tile / extents[name] if tile else 0.0
         for name, tile in zip(_NUMBERS, tiles, strict=True)
     ]
-    weights = prod(layer.weight_shape) if layer.weight_shape else 0
-    panel_bytes = 4 * weights * schedule.panel / layer.out_channels
+    panel_bytes = schedule.panel_bytes(layer)
     return [
         *(float(layer.operator == name) for name in KERNELS),
         *(float(layer.epilogue == name) for name in get_args(Epilogue)),
@@ -88,6 +96,7 @@ def features(layer: Layer, schedule: Schedule, target: Target) -> list[float]:
         *waste,
         schedule.registers(layer, target) / target.vector.registers,
         log2(schedule.tasks(layer)),
+        4 * schedule.scratch_floats(layer) / target.cache.l2_bytes,
         panel_bytes / target.cache.l1_bytes,
         panel_bytes / target.cache.l2_bytes,
     ]

@@ -1,8 +1,9 @@
 """The last pass of the search: near-best candidates inside the whole network.
 
 A layer measured alone finds its operands in the caches; in the network it finds what the layer
-before it left there. So the best few of each layer are built into whole libraries, which run in
-turn, and each layer keeps what was fastest there.
+before it left there. So the best few of each layer and block are built into whole libraries, which
+run in turn; each layer keeps what was fastest there, and each block whichever is faster, its own
+kernel or its layers.
 """
 
 import tempfile
@@ -20,7 +21,6 @@ from mnv2_tvm.device.remote_network import RemoteNetwork, open_networks
 from mnv2_tvm.device.session import Address
 from mnv2_tvm.device.workers import WorkerPool
 from mnv2_tvm.errors import UserError
-from mnv2_tvm.kernels import Schedule
 from mnv2_tvm.layer import Layer
 from mnv2_tvm.model import Architecture
 from mnv2_tvm.network import SourceNetwork, relative_error
@@ -28,25 +28,14 @@ from mnv2_tvm.search.layers import LayerSearch
 from mnv2_tvm.search.problem import TOLERANCE
 from mnv2_tvm.search.progress import Progress
 from mnv2_tvm.search.records import Decisions
+from mnv2_tvm.search.variants import Choice, Kept, Samples, choose, variants
 from mnv2_tvm.target import Target
 
-RESERVE_S = 60.0  # what this pass takes at most, of the search's budget
-_VARIANTS = 6
-_NEAR = 1.15  # of the best time alone
+RESERVE_S = 90.0  # what this pass takes at most, of the search's budget
 _ROUNDS, _RUNS = 12, 12  # each round runs every library this many times
 _TIMEOUT_S = 120.0
 _BOARD_TIMEOUT_S = 3600.0  # the last resort: each step on a board has a deadline of its own
 _TRIES = 3  # boards that may be lost here
-
-Samples = dict[Layer, list[float]]  # microseconds, one for each run; repeats of a layer averaged
-
-
-@dataclass(frozen=True)
-class Kept:
-    """The schedule that a layer keeps, and its times inside the network in microseconds."""
-
-    schedule: Schedule
-    samples_us: tuple[float, float, float]  # 10th, 50th and 90th percentile
 
 
 @dataclass(frozen=True)
@@ -62,6 +51,7 @@ def measure_in_network(
     searches: list[LayerSearch],
     target: Target,
     architecture: Architecture,
+    blocks: list[Layer],
     base: Decisions,
     *,
     threads: int,
@@ -74,22 +64,15 @@ def measure_in_network(
     On this host, or on one board of `address`. Raises UserError where no variant could be built
     and run.
     """
-    variants = _variants(searches, base)
+    wanted = variants(searches, blocks, base)
     network = (target.name, architecture, seed, threads)
     with tempfile.TemporaryDirectory(prefix="mnv2-") as name, WorkerPool(2) as workers:
-        folders = _build(variants, network, Path(name), workers, progress)
+        folders = _build(wanted, network, Path(name), workers, progress)
         progress.now("measuring the variants inside the network")
         measure = _Measure(workers, seed, address, progress)
         profiles = measure(profile_libraries, list(folders.values()))
-        chosen: dict[Layer, Kept] = {}
-        for search in searches:
-            options = {
-                variants[number][search.layer]: profile[search.layer]
-                for number, profile in zip(folders, profiles, strict=True)
-            }
-            schedule = min(options, key=lambda option: float(np.median(options[option])))
-            low, middle, high = np.percentile(options[schedule], (10, 50, 90)).round(3).tolist()
-            chosen[search.layer] = Kept(schedule, (low, middle, high))
+        profiled = [(wanted[n], samples) for n, samples in zip(folders, profiles, strict=True)]
+        chosen = choose(searches, profiled)
         tuned = {**base.tuned, **{layer: kept.schedule for layer, kept in chosen.items()}}
         final = _build([{}, tuned], network, Path(name) / "final", workers, progress)
         default_ms, tuned_ms = measure(time_libraries, list(final.values()))
@@ -97,7 +80,7 @@ def measure_in_network(
 
 
 def build_variant(
-    schedules: dict[Layer, Schedule],
+    schedules: Choice,
     network: tuple[str, Architecture, int, int],
     folder: Path,
 ) -> Path:
@@ -157,31 +140,15 @@ def _checked_images(folders: list[Path], networks: list, seed: int) -> np.ndarra
     return images
 
 
-def _variants(searches: list[LayerSearch], base: Decisions) -> list[dict[Layer, Schedule]]:
-    """Whole sets of schedules: variant i takes the i-th best of every layer, while there are."""
-    near = {}
-    for search in searches:
-        schedules = [m.schedule for m in search.near_best(_VARIANTS, _NEAR)]
-        near[search.layer] = schedules or [base(search.layer)]
-    count = max((len(schedules) for schedules in near.values()), default=0)
-    return [
-        {
-            **base.tuned,
-            **{layer: schedules[min(i, len(schedules) - 1)] for layer, schedules in near.items()},
-        }
-        for i in range(count)
-    ]
-
-
 def _build(
-    variants: list[dict[Layer, Schedule]],
+    wanted: list[Choice],
     network: tuple[str, Architecture, int, int],
     folder: Path,
     workers: WorkerPool,
     progress: Progress,
 ) -> dict[int, Path]:
     """Build all variants at once; those that failed are left out and said."""
-    jobs = [(variant, network, folder / str(i)) for i, variant in enumerate(variants)]
+    jobs = [(variant, network, folder / str(i)) for i, variant in enumerate(wanted)]
     built: dict[int, Path] = {}
     failure = None
     for number, result in workers.run(build_variant, jobs, _TIMEOUT_S):

@@ -17,16 +17,17 @@ class Problem:
     """Operands of one layer and the reference output, NHWC; weights [taps, in, out]."""
 
     x: np.ndarray
-    weight: np.ndarray | None
-    bias: np.ndarray | None
+    weights: list[tuple[np.ndarray, np.ndarray]]  # (weight, bias) of each part
     residual: np.ndarray | None
     reference: np.ndarray
 
     def arguments(self, layer: Layer, schedule: Schedule) -> list[np.ndarray]:
         """The kernel's inputs in its order, weights packed as the schedule wants them."""
-        packed = None if self.weight is None else schedule.pack(layer, self.weight)
-        operands = (self.x, packed, self.bias, self.residual)
-        return [operand for operand in operands if operand is not None]
+        packed = schedule.pack(layer, [weight for weight, _ in self.weights])
+        operands = [self.x]
+        for weight, (_, bias) in zip(packed, self.weights, strict=True):
+            operands += [weight, bias]
+        return operands if self.residual is None else [*operands, self.residual]
 
 
 @lru_cache(maxsize=4)
@@ -38,14 +39,18 @@ def problem(layer: Layer) -> Problem:
         return random.standard_normal(shape, dtype=np.float32) * np.float32(scale)
 
     x = normal(layer.input_shape)
-    if layer.weight_shape is None:
+    if not layer.weighted:
         mean = x.mean(axis=(1, 2), keepdims=True, dtype=np.float64).astype(np.float32)
-        return Problem(x, None, None, None, mean)
-    taps, depth, channels = layer.weight_shape
-    weight = normal(layer.weight_shape, (taps * depth) ** -0.5)
-    bias = normal((channels,))
+        return Problem(x, [], None, mean)
+    weights, y = [], x
     residual = normal(layer.output_shape) if layer.epilogue == "residual" else None
-    return Problem(x, weight, bias, residual, _reference(layer, x, weight, bias, residual))
+    for part in layer.weighted:
+        assert part.weight_shape is not None
+        taps, depth, channels = part.weight_shape
+        weight, bias = normal(part.weight_shape, (taps * depth) ** -0.5), normal((channels,))
+        weights.append((weight, bias))
+        y = _reference(part, y, weight, bias, residual)
+    return Problem(x, weights, residual, y)
 
 
 def _reference(
@@ -69,4 +74,7 @@ def _reference(
     result: np.ndarray = y.permute(0, 2, 3, 1).numpy()
     if layer.epilogue == "relu6":
         result = result.clip(0, 6)
-    return result if residual is None else result + residual
+    if layer.epilogue == "residual":
+        assert residual is not None
+        result = result + residual
+    return result

@@ -27,11 +27,11 @@ RECORDS, MEASUREMENTS = "records.jsonl", "measurements.jsonl"
 
 @dataclass(frozen=True)
 class Record:
-    """The kept schedule of a layer."""
+    """The kept schedule of a layer, or None for a block that is faster layer by layer."""
 
     layer: Layer
     threads: int
-    schedule: Schedule
+    schedule: Schedule | None
     median_us: float  # inside the whole network, caches as they are there
     samples_us: tuple[float, ...]  # 10th, 50th and 90th percentile
     max_error: float  # largest error over largest reference value, when measured alone
@@ -41,7 +41,7 @@ class Record:
         """One line."""
         table = asdict(self) | {
             "layer": self.layer.name,
-            "schedule": self.schedule.to_json(),
+            "schedule": self.schedule and self.schedule.to_json(),
             "samples_us": list(self.samples_us),
         }
         return json.dumps(table)
@@ -50,6 +50,8 @@ class Record:
     def from_json(cls, table: dict[str, Any]) -> "Record":
         """Raises UserError for a line that is no record of this version."""
         layer, schedule = _layer_and_schedule(table, {field.name for field in fields(cls)})
+        if schedule is None and layer.parts == (layer,):
+            raise UserError("only a block can be without a schedule")
         return cls(
             layer=layer,
             threads=_number(table, "threads", int),
@@ -80,6 +82,8 @@ class Measurement:
     def from_json(cls, table: dict[str, Any]) -> "Measurement":
         """Raises UserError for a line that is no measurement of this version."""
         layer, schedule = _layer_and_schedule(table, {field.name for field in fields(cls)})
+        if schedule is None:
+            raise UserError("the schedule is not an object")
         time, error = table["median_us"], table["max_error"]
         if (time is None) == (table["failure"] is None):
             raise UserError("a measurement has either a time or a failure")
@@ -136,10 +140,14 @@ class TuningLog:
 
 @dataclass(frozen=True)
 class Decisions:
-    """Which schedule a layer gets: the tuned one, else the default of the machine's facts."""
+    """Which schedule a layer gets: the tuned one, else the default of the machine's facts.
+
+    None for a block that is to be done layer by layer: as its record says or, without one, if a
+    layer of it was tuned by itself or the facts are against it.
+    """
 
     target: Target
-    tuned: Mapping[Layer, Schedule]
+    tuned: Mapping[Layer, Schedule | None]
 
     @classmethod
     def load(cls, target: Target, threads: int, log_dir: Path | None = None) -> "Decisions":
@@ -155,9 +163,20 @@ class Decisions:
         records.sort(key=lambda record: record.threads == threads)
         return cls(target, {record.layer: record.schedule for record in records})
 
-    def __call__(self, layer: Layer) -> Schedule:
-        tuned = self.tuned.get(layer)
-        return schedule_class(layer).default(layer, self.target) if tuned is None else tuned
+    def __call__(self, layer: Layer) -> Schedule | None:
+        if layer in self.tuned:
+            return self.tuned[layer]
+        kernel = schedule_class(layer)
+        tuned_apart = layer.parts != (layer,) and any(part in self.tuned for part in layer.parts)
+        if tuned_apart or not kernel.worthwhile(layer, self.target):
+            return None
+        return kernel.default(layer, self.target)
+
+    def schedule(self, layer: Layer) -> Schedule:
+        """The schedule of a layer that has one."""
+        schedule = self(layer)
+        assert schedule is not None, layer.name
+        return schedule
 
     def source(self, layer: Layer) -> str:
         """`tuned` or `default`."""
@@ -166,6 +185,8 @@ class Decisions:
 
 def _fits(record: Record, target: Target, log: TuningLog) -> bool:
     """Whether the schedule is one that a search could have found; says so if not."""
+    if record.schedule is None:
+        return True
     if record.schedule in schedule_class(record.layer).space(record.layer, target):
         return True
     print(
@@ -176,10 +197,12 @@ def _fits(record: Record, target: Target, log: TuningLog) -> bool:
     return False
 
 
-def _layer_and_schedule(table: dict[str, Any], keys: set[str]) -> tuple[Layer, Schedule]:
+def _layer_and_schedule(table: dict[str, Any], keys: set[str]) -> tuple[Layer, Schedule | None]:
     if table.keys() != keys:
         raise UserError(f"keys {sorted(table)} are not {sorted(keys)}")
     layer = Layer.parse(str(table["layer"]))
+    if table["schedule"] is None:
+        return layer, None
     if not isinstance(table["schedule"], dict):
         raise UserError("the schedule is not an object")
     return layer, schedule_class(layer).from_json(table["schedule"])

@@ -1,0 +1,252 @@
+"""The parts of a fused block: the addresses of its scratch memory, and the loops of each part.
+
+The scratch memory of a thread holds the ring of expanded rows, [rows, 1 + width + 1, chunk], and
+behind it the strip, [rows, width, chunk].
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from tvm.script.ir_builder import IRBuilder
+from tvm.script.ir_builder import tirx as T
+
+from mnv2_tvm.kernels.conv3x3 import convolve
+from mnv2_tvm.kernels.depthwise import slide
+from mnv2_tvm.kernels.loops import Index, tile_loop, window_loop
+from mnv2_tvm.kernels.pointwise import multiply
+from mnv2_tvm.kernels.registers import RegisterTile, broadcast, cut, load, relu6, unchanged
+from mnv2_tvm.kernels.schedule import Operands
+from mnv2_tvm.layer import Layer
+from mnv2_tvm.target import Target
+
+Order = Literal["cyx", "yxc"]
+
+
+@dataclass(frozen=True)
+class Tiles:
+    """Decisions of the fused block: the strip, the chunk, and a register tile for each part."""
+
+    rows: int  # output rows of a strip
+    chunk: int  # expanded channels of a pass over the image
+    expand_m: int  # register tile of the expansion: pixels ...
+    expand_n: int  # ... and channels
+    tile_y: int  # register tile of the depthwise part
+    tile_x: int
+    tile_c: int
+    order: Order  # its loops, outermost first
+    project_m: int  # register tile of the projection
+    project_n: int
+
+
+class Block:
+    """One chunk of channels of one image: the addresses of its scratch, and its three parts."""
+
+    def __init__(
+        self,
+        tiles: Tiles,
+        layer: Layer,
+        target: Target,
+        operands: Operands,
+        image: Index,
+        c: Index,
+        chunk: int,
+    ) -> None:
+        self._tiles = tiles
+        self._layer = layer
+        self._lanes = target.vector.lanes
+        self._o = operands
+        self._image = image
+        self._c, self._chunk = c, chunk
+        self._first, self._middle, self._last = layer.parts
+        self._ring_rows = ring_rows(tiles.rows, self._middle.stride)
+        self._pitch = (self._middle.width + 2) * chunk  # floats of a row of the ring
+        self._strip = self._ring_rows * (self._middle.width + 2) * tiles.chunk
+
+    def clear_columns(self) -> None:
+        """Zero the columns left and right of the image, in all rows of the ring."""
+        for slot, _ in tile_loop(self._ring_rows, 1, self._o.span, name="slot"):
+            for column in (0, self._middle.width + 1):
+                self._clear(slot * self._pitch + column * self._chunk, 1)
+
+    def new_rows(self, y: Index, rows: int) -> Iterator[Index]:
+        """Emit the loop over the rows under the strip at `y` that the ring does not hold yet."""
+        stride, span = self._middle.stride, self._o.span
+        first_strip = span.first * self._tiles.rows
+        reach = y * stride - 1
+        fresh = T.if_then_else(y == first_strip, reach, reach + 3 - stride)
+        with T.serial(fresh, reach + (rows - 1) * stride + 3) as row:
+            IRBuilder.name("row", row)
+            yield row
+
+    def expand(self, row: Index) -> None:
+        """Fill one row of the ring; with zeros outside the image."""
+        start = self._slot(row) + self._chunk
+        with T.If(T.And(row >= 0, row < self._middle.height)):
+            with T.Then():
+                if self._layer.operator == "stem":
+                    self._expand_image(row, start)
+                else:
+                    self._expand_pixels(row, start)
+            with T.Else():
+                self._clear(start, self._middle.width)
+
+    def _expand_pixels(self, row: Index, start: Index) -> None:
+        part, o, tiles = self._first, self._o, self._tiles
+        weight, bias = o.weights[0]
+        depth = part.in_channels
+        line = (self._image * part.height + row) * part.width
+        for n, tile_n in tile_loop(self._chunk, tiles.expand_n, o.span, name="n"):
+            for m, tile_m in tile_loop(part.width, tiles.expand_m, o.span, name="m"):
+                acc = self._started(tile_m, tile_n, bias, self._c + n)
+                multiply(
+                    acc,
+                    o.span,
+                    (depth, 1),
+                    lambda i, k, m=m: o.x[(line + m + i) * depth + k],  # type: ignore[misc]
+                    lambda k, j, lanes, n=n, w=tile_n: load(  # type: ignore[misc]
+                        weight, (self._c + n) * depth + k * w + j, lanes
+                    ),
+                )
+                self._store_row(acc, start, m, n)
+
+    def _expand_image(self, row: Index, start: Index) -> None:
+        part, o, tiles = self._first, self._o, self._tiles
+        weight, bias = o.weights[0]
+        depth, stride = part.in_channels, part.stride
+        line = self._image * part.height
+        rows = (row, T.max(0, 1 - row * stride), T.min(3, part.height + 1 - row * stride))
+        for n, tile_n in tile_loop(self._chunk, tiles.expand_n, o.span, name="n"):
+            for m, tile_m in window_loop(
+                part.out_width, part.width, stride, tiles.expand_m, o.span, name="m"
+            ):
+                acc = self._started(tile_m, tile_n, bias, self._c + n)
+                convolve(
+                    acc,
+                    part,
+                    o.span,
+                    rows,
+                    (m, tile_m),
+                    lambda y, x, k: o.x[((line + y) * part.width + x) * depth + k],
+                    lambda step, j, lanes, n=n, w=tile_n: load(  # type: ignore[misc]
+                        weight, (self._c + n) * 9 * depth + step * w + j, lanes
+                    ),
+                )
+                self._store_row(acc, start, m, n)
+
+    def _started(self, rows: int, channels: int, bias: Any, first: Index) -> RegisterTile:
+        """A register tile that holds the bias of its channels, from `first` on."""
+        acc = RegisterTile(rows, channels, self._lanes)
+        acc.fill(lambda row, j, lanes: load(bias, first + j, lanes))
+        return acc
+
+    def _store_row(self, acc: RegisterTile, start: Index, m: Index, n: Index) -> None:
+        acc.store(self._o.scratch, lambda i, j: start + (m + i) * self._chunk + n + j, relu6)
+
+    def depthwise(self, y: Index, rows: int) -> None:
+        """Fill the strip from the ring."""
+        part, o, tiles = self._middle, self._o, self._tiles
+        loops = {
+            "c": lambda: tile_loop(self._chunk, tiles.tile_c, o.span, name="c"),
+            "y": lambda: tile_loop(rows, tiles.tile_y, o.span, name="i"),
+            "x": lambda: tile_loop(part.out_width, tiles.tile_x, o.span, name="x"),
+        }
+        outer, middle, inner = tiles.order
+        for first in loops[outer]():
+            for second in loops[middle]():
+                for third in loops[inner]():
+                    tile = {outer: first, middle: second, inner: third}
+                    self._window(y, tile["y"], tile["x"], tile["c"])
+
+    def _window(
+        self,
+        y: Index,
+        rows: tuple[Index, int],
+        columns: tuple[Index, int],
+        channels: tuple[Index, int],
+    ) -> None:
+        part, o, chunk = self._middle, self._o, self._chunk
+        (i, tile_y), (x, tile_x), (c, tile_c) = rows, columns, channels
+        weight, bias = o.weights[1]
+        stride = part.stride
+        acc = self._started(tile_y * tile_x, tile_c, bias, self._c + c)
+
+        def pixel(dy: int, dx: int, channel: int, lanes: int) -> Any:
+            line = self._slot((y + i) * stride + (dy - 1))
+            return load(o.scratch, line + (x * stride + dx) * chunk + c + channel, lanes)
+
+        slide(
+            acc,
+            (tile_y, tile_x, stride),
+            pixel,
+            lambda tap, j, lanes: load(weight, (self._c + c) * 9 + tap * tile_c + j, lanes),
+        )
+
+        def at(row: int, j: int) -> Index:
+            line, column = i + row // tile_x, x + row % tile_x
+            return self._strip + (line * part.out_width + column) * chunk + c + j
+
+        acc.store(o.scratch, at, relu6)
+
+    def project(self, y: Index, rows: int) -> None:
+        """Add the strip's product to the output; the first chunk starts it."""
+        part, o, tiles = self._last, self._o, self._tiles
+        weight, bias = o.weights[2]
+        scratch: Any = o.scratch
+        channels, hidden, chunk = part.out_channels, part.in_channels, self._chunk
+        line = (self._image * part.out_height + y) * part.out_width
+        for n, tile_n in tile_loop(channels, tiles.project_n, o.span, name="n"):
+            for m, tile_m in tile_loop(rows * part.width, tiles.project_m, o.span, name="m"):
+                acc = RegisterTile(tile_m, tile_n, self._lanes)
+
+                def at(i: int, j: int, m: Index = m, n: Index = n) -> Index:
+                    return (line + m + i) * channels + n + j
+
+                def start(i: int, j: int, lanes: int, at: Any = at, n: Index = n) -> Any:
+                    value = load(bias, n + j, lanes)
+                    return (
+                        value if o.residual is None else value + load(o.residual, at(i, j), lanes)
+                    )
+
+                def more(i: int, j: int, lanes: int, at: Any = at) -> Any:
+                    return load(o.y, at(i, j), lanes)
+
+                self._fill(acc, start, more)
+                multiply(
+                    acc,
+                    o.span,
+                    (chunk, 1),
+                    lambda i, k, m=m: scratch[self._strip + (m + i) * chunk + k],  # type: ignore[misc]
+                    lambda k, j, lanes, n=n, w=tile_n: load(  # type: ignore[misc]
+                        weight, n * hidden + (self._c + k) * w + j, lanes
+                    ),
+                )
+                acc.store(o.y, at, unchanged)
+
+    def _fill(self, acc: RegisterTile, start: Any, more: Any) -> None:
+        if self._chunk == self._layer.hidden_channels:
+            acc.fill(start)
+        elif isinstance(self._c, int):
+            acc.fill(more if self._c else start)
+        else:
+            with T.If(self._c == 0):
+                with T.Then():
+                    acc.fill(start)
+                with T.Else():
+                    acc.fill(more)
+
+    def _slot(self, row: Index) -> Index:
+        """Where a row of the image stands in the ring; row -1 is the first."""
+        return T.truncmod(row + 1, T.int32(self._ring_rows)) * self._pitch
+
+    def _clear(self, start: Index, pixels: int) -> None:
+        for pixel, _ in tile_loop(pixels, 1, self._o.span, name="pixel"):
+            for channel, lanes in cut(self._chunk, self._lanes):
+                at = start + pixel * self._chunk + channel
+                index = at if lanes == 1 else T.ramp(at, 1, lanes)
+                T.buffer_store(self._o.scratch, broadcast(T.float32(0), lanes), [index])
+
+
+def ring_rows(rows: int, stride: int) -> int:
+    """Input rows that the windows of `rows` output rows reach."""
+    return (rows - 1) * stride + 3

@@ -1,0 +1,89 @@
+"""Which whole networks the last pass of the search builds, and what their profiles decide."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from mnv2_tvm.kernels import Schedule
+from mnv2_tvm.layer import Layer
+from mnv2_tvm.search.layers import LayerSearch
+from mnv2_tvm.search.records import Decisions
+
+_VARIANTS = 6  # with the near-best of every layer
+_FUSED = 4  # with the near-best of every block
+_NEAR = 1.15  # of the best time alone
+_TIE = 1.01  # so much slower a block may be for the memory that it saves
+
+Choice = dict[Layer, Schedule | None]  # None: a block is done layer by layer
+Samples = dict[Layer, list[float]]  # microseconds, one for each run; repeats of a layer averaged
+
+
+@dataclass(frozen=True)
+class Kept:
+    """The schedule that a layer keeps, and its times inside the network in microseconds.
+
+    None for a block that is slower than its layers; the times are their sum.
+    """
+
+    schedule: Schedule | None
+    samples_us: tuple[float, float, float]  # 10th, 50th and 90th percentile
+
+
+def variants(
+    searches: Sequence[LayerSearch], blocks: Sequence[Layer], base: Decisions
+) -> list[Choice]:
+    """Variant i takes the i-th best of every layer; those of the blocks come after all others."""
+    layers = [search for search in searches if search.layer not in blocks]
+    fused = [search for search in searches if search.layer in blocks]
+    apart: Choice = {**base.tuned, **dict.fromkeys(blocks)}
+    result: list[Choice] = [
+        {**apart, **choice} for choice in _ranked(layers, base, _VARIANTS) or [{}]
+    ]
+    if fused:
+        result += [{**result[0], **choice} for choice in _ranked(fused, base, _FUSED)]
+    return result
+
+
+def _ranked(searches: Sequence[LayerSearch], base: Decisions, count: int) -> list[Choice]:
+    near: dict[Layer, list[Schedule | None]] = {}
+    for search in searches:
+        schedules = [m.schedule for m in search.near_best(count, _NEAR)]
+        near[search.layer] = [*schedules] or [base(search.layer)]
+    most = max((len(schedules) for schedules in near.values()), default=0)
+    return [
+        {layer: schedules[min(i, len(schedules) - 1)] for layer, schedules in near.items()}
+        for i in range(most)
+    ]
+
+
+def choose(
+    searches: Sequence[LayerSearch], profiled: Sequence[tuple[Choice, Samples]]
+) -> dict[Layer, Kept]:
+    """What was fastest inside the network; a block against the sum of its layers.
+
+    Of a tie the block wins: it needs less memory.
+    """
+    layers = {layer for _, samples in profiled for layer in samples}
+    best = {layer: _fastest(layer, profiled) for layer in layers}
+    chosen = {}
+    for search in searches:
+        layer = search.layer
+        kept = best.get(layer)
+        if layer.parts != (layer,):
+            parts = [best[part] for part in layer.parts]
+            low, middle, high = (sum(p.samples_us[i] for p in parts) for i in range(3))
+            if kept is None or kept.samples_us[1] > _TIE * middle:
+                kept = Kept(None, (round(low, 3), round(middle, 3), round(high, 3)))
+        assert kept is not None
+        chosen[layer] = kept
+    return chosen
+
+
+def _fastest(layer: Layer, profiled: Sequence[tuple[Choice, Samples]]) -> Kept:
+    options: Mapping[Schedule | None, list[float]] = {
+        choice.get(layer): samples[layer] for choice, samples in profiled if layer in samples
+    }
+    schedule = min(options, key=lambda option: float(np.median(options[option])))
+    low, middle, high = np.percentile(options[schedule], (10, 50, 90)).round(3).tolist()
+    return Kept(schedule, (low, middle, high))
