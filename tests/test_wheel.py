@@ -13,7 +13,8 @@ from conftest import skip_if_not_runnable
 from mnv2_tvm.data import data_folder
 from mnv2_tvm.deploy.loader import HEADER, LIBRARY, load
 from mnv2_tvm.deploy.manifest import MANIFEST
-from mnv2_tvm.search.records import RECORDS
+from mnv2_tvm.layer import Layer
+from mnv2_tvm.search.records import RECORDS, Decisions
 from mnv2_tvm.target import Target
 
 ROOT = Path(__file__).parents[1]
@@ -110,7 +111,12 @@ def test_show_runs_and_takes_the_records_inside(installed: Path, tmp_path: Path)
     assert output.startswith("1.0-224 on x86-avx2\n")
     rows = [line for line in output.splitlines() if line.startswith(" f32-")]
     assert rows
-    assert all(" tuned " in row for row in rows)
+    decisions = Decisions.load(Target.load("x86-avx2"), 1)
+    for row in rows:
+        name, source, *_ = row.split()
+        layer = Layer.parse(name)
+        assert source == decisions.source(layer), row
+        assert source == "tuned" or layer.parts != (layer,), row
 
 
 def test_build_runs(installed: Path, tmp_path: Path) -> None:
