@@ -1,7 +1,10 @@
 """The parts of a fused block: the addresses of its scratch memory, and the loops of each part.
 
-The scratch memory of a thread holds the ring of expanded rows, [rows, 1 + width + 1, chunk], and
-behind it the strip, [rows, width, chunk].
+The scratch memory of a thread holds the ring of expanded rows, [rows, pitch, chunk]: the pixels of a
+row between a zero on the left and, where a window reaches so far, one on the right. The depthwise
+result, the strip, [rows, out width, chunk], stands behind the ring. A strip of one row is laid over
+the oldest row of the ring instead: no later window reads what pixel x replaces, column x, and the
+row is dead afterwards.
 """
 
 from collections.abc import Iterator
@@ -60,14 +63,14 @@ class Block:
         self._c, self._chunk = c, chunk
         self._first, self._middle, self._last = layer.parts
         self._ring_rows = ring_rows(tiles.rows, self._middle.stride)
-        self._pitch = (self._middle.width + 2) * chunk  # floats of a row of the ring
-        self._strip = self._ring_rows * (self._middle.width + 2) * tiles.chunk
+        self._columns = ring_columns(self._middle)
+        self._pitch = self._columns * chunk  # floats of a row of the ring
 
-    def clear_columns(self) -> None:
-        """Zero the columns left and right of the image, in all rows of the ring."""
-        for slot, _ in tile_loop(self._ring_rows, 1, self._o.span, name="slot"):
-            for column in (0, self._middle.width + 1):
-                self._clear(slot * self._pitch + column * self._chunk, 1)
+    def _strip(self, y: Index) -> Index:
+        """Where the strip at `y` starts."""
+        if in_place(self._tiles.rows):
+            return self._slot(y * self._middle.stride - 1)
+        return self._ring_rows * self._columns * self._tiles.chunk
 
     def new_rows(self, y: Index, rows: int) -> Iterator[Index]:
         """Emit the loop over the rows under the strip at `y` that the ring does not hold yet."""
@@ -82,6 +85,9 @@ class Block:
     def expand(self, row: Index) -> None:
         """Fill one row of the ring; with zeros outside the image."""
         start = self._slot(row) + self._chunk
+        self._clear(start - self._chunk, 1)
+        if (right := self._columns - 1 - self._middle.width) > 0:
+            self._clear(start + self._middle.width * self._chunk, right)
         with T.If(T.And(row >= 0, row < self._middle.height)):
             with T.Then():
                 if self._layer.operator == "stem":
@@ -168,7 +174,7 @@ class Block:
         part, o, chunk = self._middle, self._o, self._chunk
         (i, tile_y), (x, tile_x), (c, tile_c) = rows, columns, channels
         weight, bias = o.weights[1]
-        stride = part.stride
+        stride, strip = part.stride, self._strip(y)
         acc = self._started(tile_y * tile_x, tile_c, bias, self._c + c)
 
         def pixel(dy: int, dx: int, channel: int, lanes: int) -> Any:
@@ -184,7 +190,7 @@ class Block:
 
         def at(row: int, j: int) -> Index:
             line, column = i + row // tile_x, x + row % tile_x
-            return self._strip + (line * part.out_width + column) * chunk + c + j
+            return strip + (line * part.out_width + column) * chunk + c + j
 
         acc.store(o.scratch, at, relu6)
 
@@ -193,6 +199,7 @@ class Block:
         part, o, tiles = self._last, self._o, self._tiles
         weight, bias = o.weights[2]
         scratch: Any = o.scratch
+        strip = self._strip(y)
         channels, hidden, chunk = part.out_channels, part.in_channels, self._chunk
         line = (self._image * part.out_height + y) * part.out_width
         for n, tile_n in tile_loop(channels, tiles.project_n, o.span, name="n"):
@@ -216,7 +223,7 @@ class Block:
                     acc,
                     o.span,
                     (chunk, 1),
-                    lambda i, k, m=m: scratch[self._strip + (m + i) * chunk + k],  # type: ignore[misc]
+                    lambda i, k, m=m: scratch[strip + (m + i) * chunk + k],  # type: ignore[misc]
                     lambda k, j, lanes, n=n, w=tile_n: load(  # type: ignore[misc]
                         weight, n * hidden + (self._c + k) * w + j, lanes
                     ),
@@ -250,3 +257,13 @@ class Block:
 def ring_rows(rows: int, stride: int) -> int:
     """Input rows that the windows of `rows` output rows reach."""
     return (rows - 1) * stride + 3
+
+
+def ring_columns(middle: Layer) -> int:
+    """Pixels of a row of the ring: what its windows reach, and no less than the row itself."""
+    return max((middle.out_width - 1) * middle.stride + 3, middle.width + 1)
+
+
+def in_place(rows: int) -> bool:
+    """Whether a strip of so many rows is laid over the ring."""
+    return rows == 1

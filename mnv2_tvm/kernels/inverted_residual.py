@@ -20,7 +20,7 @@ from itertools import product
 from math import prod
 from typing import Self
 
-from mnv2_tvm.kernels.block import Block, Order, Tiles, ring_rows
+from mnv2_tvm.kernels.block import Block, Order, Tiles, in_place, ring_columns, ring_rows
 from mnv2_tvm.kernels.conv3x3 import Conv3x3
 from mnv2_tvm.kernels.depthwise import Depthwise
 from mnv2_tvm.kernels.loops import tile_count, tile_loop
@@ -107,10 +107,11 @@ class InvertedResidual(Tiles, Schedule):
         ]
 
     def scratch_floats(self, layer: Layer) -> int:
-        """The ring and the strip."""
+        """The ring and the strip, unless that lies in the ring."""
         middle = layer.parts[1]
-        ring = ring_rows(self.rows, middle.stride) * (middle.width + 2)
-        return (ring + self.rows * middle.out_width) * min(self.chunk, layer.hidden_channels)
+        ring = ring_rows(self.rows, middle.stride) * ring_columns(middle)
+        strip = 0 if in_place(self.rows) else self.rows * middle.out_width
+        return (ring + strip) * min(self.chunk, layer.hidden_channels)
 
     def tasks(self, layer: Layer) -> int:
         """Threads split the strips."""
@@ -122,7 +123,6 @@ class InvertedResidual(Tiles, Schedule):
         for n, _ in tile_loop(layer.batch, 1, span, name="n"):
             for c, chunk in tile_loop(layer.hidden_channels, self.chunk, span, name="c"):
                 block = Block(self, layer, target, operands, n, c, chunk)
-                block.clear_columns()
                 for y, rows in tile_loop(layer.out_height, self.rows, span, shared=True, name="y"):
                     for row in block.new_rows(y, rows):
                         block.expand(row)
