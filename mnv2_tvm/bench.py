@@ -1,5 +1,6 @@
 """`python -m mnv2_tvm.bench`: check the numbers of a built library, then measure it."""
 
+import os
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -44,16 +45,21 @@ def bench(
     seed: int = 0,
     per_layer: bool = False,
     baseline: str | None = None,
+    cpus: Sequence[int] | None = None,
 ) -> BenchResult:
     """Check the library in `folder` against `source` in torch, then time it.
 
-    `threads` is by default the count of the build. Raises UserError for wrong numbers, and where
-    the library cannot be loaded or is of another shape.
+    `threads` is by default the count of the build; with `cpus` there is one on each of these.
+    Raises UserError for wrong numbers, and where the library cannot be loaded or is of another
+    shape.
     """
     if runs < 1 or warmup < 0:
         raise UserError(f"{runs} runs after {warmup} to warm up: give 1 or more, and 0 or more")
     check_baseline(baseline)
     network = load(folder, threads)
+    if cpus:
+        network.pin(cpus)
+        os.sched_setaffinity(0, cpus)  # until the peak is measured: its threads inherit this
     manifest, target = network.manifest, Target.load(network.manifest.target)
     images, result = source.images(seed), np.empty(network.output_shape, np.float32)
     error = check_numbers(folder, network, source, images)
@@ -64,10 +70,14 @@ def bench(
 
     probe = PeakProbe(target)
     before = probe.gflop_per_s(network.threads)
+    if cpus:
+        network.pin(cpus)
     for _ in range(warmup):
         run()
     times_ms = [run_ms(run) for _ in range(runs)]
     profiles = [list(network.profile(images).values()) for _ in range(runs if per_layer else 0)]
+    if cpus:
+        os.sched_setaffinity(0, cpus)
     peak = max(before, probe.gflop_per_s(network.threads))
     latency = _latency(times_ms)
     rate = manifest.flops / latency.median_ms / 1e6
@@ -147,6 +157,18 @@ def _layer_times(
     return tuple(rows)
 
 
+def _cpu_list(text: str, threads: int | None, tracker: str | None) -> list[int]:
+    if tracker is not None or threads is not None:
+        raise UserError(
+            "--cpus says how many threads this host uses, and where; leave --threads and "
+            "--tracker out. On a board start its server under taskset"
+        )
+    cpus = [int(cpu) if cpu.isdecimal() else -1 for cpu in text.split(",")]
+    if -1 in cpus or len(set(cpus)) < len(cpus):
+        raise UserError(f"--cpus {text}: give numbers of CPUs, each once, such as 0,1")
+    return cpus
+
+
 def _refuse_options_of_a_build(context: typer.Context) -> None:
     """A library has its shape already: an option that asks for one would be ignored."""
     for name in ("width", "resolution", "classes", "batch"):
@@ -166,6 +188,9 @@ def main(
     weights: Annotated[Path | None, typer.Option(help="A .pth or .safetensors file.")] = None,
     seed: cli.Seed = 0,
     threads: Annotated[int | None, typer.Option(help="Default: as built, or 1.")] = None,
+    cpus: Annotated[
+        str | None, typer.Option(help="A thread on each of these CPUs, such as 4,5,6,7.")
+    ] = None,
     per_layer: Annotated[bool, typer.Option("--per-layer", help="Time every layer.")] = False,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write all of it here.")] = None,
     runs: Annotated[int, typer.Option(help="Timed runs.")] = 100,
@@ -181,6 +206,8 @@ def main(
     check_option(tracker, plain_server)
     if baseline and tracker:
         raise UserError("--baseline runs on this host; leave it or --tracker out")
+    pinned = None if cpus is None else _cpu_list(cpus, threads, tracker)
+    threads = len(pinned) if pinned else threads
     if json_file is not None and not json_file.parent.is_dir():
         raise UserError(f"cannot write {json_file}: {json_file.parent} is not a folder")
     with tempfile.TemporaryDirectory(prefix="mnv2-bench-") as scratch:
@@ -196,7 +223,8 @@ def main(
             raise UserError("give either --library DIR or --target NAME")
         where = {"threads": threads, "runs": runs, "warmup": warmup, "seed": seed}
         if tracker is None:
-            result = bench(folder, source, per_layer=per_layer, baseline=baseline, **where)  # type: ignore[arg-type]
+            here = {"baseline": baseline, "cpus": pinned}
+            result = bench(folder, source, per_layer=per_layer, **here, **where)  # type: ignore[arg-type]
         else:
             key = Manifest.read(folder).target
             address = Address(parse_address(tracker), key, plain_server)

@@ -77,9 +77,13 @@ def summary(result: BenchResult) -> Table:
     peak = f"{result.peak_share:.0%} of the FMA peak, {result.peak_gflop_per_s:.1f} measured"
     peak += " (emulated)" if result.emulated else ""
     table.add_row("speed", f"{result.gflop_per_s:.1f} GFLOP/s, {peak}")
+    sizes = (manifest.workspace_bytes, manifest.weight_bytes, manifest.code_bytes)
+    kib = [f"{size / 1024:.0f} KiB" for size in sizes]
+    table.add_row("memory", f"workspace {kib[0]}, weights {kib[1]}, code {kib[2]}")
     if memory is not None:
         mib = [size / 2**20 for size in (memory.rss_growth_bytes, memory.peak_rss_bytes)]
-        table.add_row("memory", f"{mib[0]:.1f} MiB for the network, {mib[1]:.1f} with the process")
+        resident = f"{mib[0]:.1f} MiB for the network, {mib[1]:.1f} with the process"
+        table.add_row("resident", f"{resident}, at the peak")
     for warning in result.warnings:
         table.add_row("warning", warning)
     if other := result.baseline:

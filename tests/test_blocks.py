@@ -92,7 +92,7 @@ def test_memory_of_the_whole_network_with_the_decisions_of_a_board() -> None:
         module, target, Decisions(target, dict.fromkeys(network_blocks(module)))
     )
     assert separate.plan.workspace_bytes > 6_000_000
-    assert fused.plan.workspace_bytes < 1_260_000
+    assert fused.plan.workspace_bytes <= 1_250_000
     assert 0 < fused.plan.scratch_bytes < 250_000
 
 
@@ -131,7 +131,7 @@ def test_variants_measure_every_layer_apart_and_every_block_fused(here: Target) 
     assert len({choice[dense] for choice in wanted[:2]}) == 2
 
 
-@pytest.mark.parametrize(("fused_us", "is_fused"), [(5.9, True), (6.05, True), (6.1, False)])
+@pytest.mark.parametrize(("fused_us", "is_fused"), [(5.9, True), (6.1, True), (6.15, False)])
 def test_a_block_is_fused_where_it_beats_its_layers(
     here: Target, fused_us: float, is_fused: bool
 ) -> None:

@@ -18,6 +18,7 @@ EXPORTS = frozenset(
         "profile",
         "set_threads",
         "get_threads",
+        "pin",
         "input_size",
         "output_size",
         "workspace_bytes",
@@ -30,6 +31,7 @@ EXPORTS = frozenset(
 _PTHREAD = "create detach cond_wait cond_broadcast mutex_lock mutex_trylock mutex_unlock"
 _LIBC = frozenset(
     {"clock_gettime", "getpid", "sched_yield", "aligned_alloc", "free", "memset", "memcpy"}
+    | {"sched_getaffinity", "sched_setaffinity"}
     | {f"pthread_{name}" for name in _PTHREAD.split()}
 )
 _TVM = frozenset({"TVMFFIErrorSetRaisedFromCStr"})  # weak: present inside a TVM process only

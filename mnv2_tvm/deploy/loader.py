@@ -2,7 +2,7 @@
 
 import ctypes
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -83,6 +83,16 @@ class Network:
         if self._library.mnv2_set_threads(count):
             raise UserError(f"{count} threads cannot be had: give 1 to 64")
 
+    def pin(self, cpus: Sequence[int]) -> None:
+        """Use a thread on each of `cpus` from now on; the calling thread moves to the first.
+
+        Raises UserError for a CPU that is not there, or not for this process.
+        """
+        self.set_threads(len(cpus))
+        for thread in reversed(range(len(cpus))):
+            if self._library.mnv2_pin(thread, cpus[thread]):
+                raise UserError(f"there is no CPU {cpus[thread]} for this process; see nproc")
+
 
 def in_batches(run: Callable[[Floats], Floats], images: Floats, manifest: Manifest) -> Floats:
     """Logits [m, classes] of images [m, y, x, 3] from runs of the size the library was built for.
@@ -143,6 +153,7 @@ def _open(folder: Path, manifest: Manifest) -> ctypes.CDLL:
         "mnv2_profile": (integer, [pointer] * 4),
         "mnv2_set_threads": (integer, [integer]),
         "mnv2_get_threads": (integer, []),
+        "mnv2_pin": (integer, [integer, integer]),
         "mnv2_input_size": (ctypes.c_size_t, []),
         "mnv2_output_size": (ctypes.c_size_t, []),
         "mnv2_workspace_bytes": (ctypes.c_size_t, []),

@@ -25,6 +25,7 @@ extern "C" {
 
 #define MNV2_ERROR_NULL 1     /* an argument is NULL */
 #define MNV2_ERROR_THREADS 2  /* a thread count outside 1 .. MNV2_MAX_THREADS, or none to be had */
+#define MNV2_ERROR_PIN 4      /* no such CPU, or not for this process */
 #define MNV2_MAX_THREADS 64
 
 /* Run the network once. The workspace holds mnv2_workspace_bytes() bytes, aligned to 64. */
@@ -36,6 +37,10 @@ MNV2_API int mnv2_profile(const float *input, float *output, void *workspace, do
 /* Threads for the runs that follow; at first the count given to `build`. */
 MNV2_API int mnv2_set_threads(int count);
 MNV2_API int mnv2_get_threads(void);
+
+/* Keep thread 0 .. mnv2_get_threads() - 1 on one CPU from now on, for CPUs whose cores differ.
+ * Thread 0 is the one that calls this; it stays there outside of the library too. */
+MNV2_API int mnv2_pin(int thread, int cpu);
 
 MNV2_API size_t mnv2_input_size(void);  /* floats */
 MNV2_API size_t mnv2_output_size(void); /* floats */

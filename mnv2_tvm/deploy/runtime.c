@@ -46,6 +46,7 @@ static struct run current;
 static unsigned generation;
 static int workers; /* threads started so far; the caller is one more of the team */
 static atomic_int wanted = MNV2_THREADS;
+static atomic_int pinned[MNV2_MAX_THREADS]; /* CPU of each thread plus one; 0: any */
 static atomic_int working;
 static atomic_int arrived;
 static atomic_uint phase;
@@ -89,6 +90,13 @@ static void walk(const struct run *run, int thread, void *scratch) {
     }
 }
 
+static int move_to(int cpu) {
+    cpu_set_t set;
+    CPU_ZERO(&set);
+    CPU_SET(cpu, &set);
+    return sched_setaffinity(0, sizeof set, &set);
+}
+
 struct worker {
     int thread;
     _Alignas(64) char scratch[MNV2_SCRATCH_BYTES + 1];
@@ -96,7 +104,7 @@ struct worker {
 
 static void *work(void *memory) {
     struct worker *self = memory;
-    int thread = self->thread;
+    int thread = self->thread, place = 0;
     unsigned seen = 0;
     for (;;) {
         pthread_mutex_lock(&lock);
@@ -105,6 +113,8 @@ static void *work(void *memory) {
         struct run run = current;
         pthread_mutex_unlock(&lock);
         if (thread >= run.threads) continue;
+        int wish = atomic_load(&pinned[thread]);
+        if (wish != place && !move_to(wish - 1)) place = wish;
         walk(&run, thread, self->scratch);
         atomic_fetch_sub_explicit(&working, 1, memory_order_release);
     }
@@ -188,6 +198,19 @@ int mnv2_set_threads(int count) {
     pthread_mutex_unlock(&lock);
     if (size < count) return MNV2_ERROR_THREADS;
     atomic_store(&wanted, count);
+    return 0;
+}
+
+int mnv2_pin(int thread, int cpu) {
+    cpu_set_t before;
+    if (thread < 0 || thread >= atomic_load(&wanted)) return MNV2_ERROR_THREADS;
+    if (cpu < 0 || cpu >= CPU_SETSIZE) return MNV2_ERROR_PIN;
+    /* Workers inherit the CPUs of the thread that starts them: before it is pinned. */
+    if (mnv2_set_threads(atomic_load(&wanted))) return MNV2_ERROR_THREADS;
+    /* The calling thread tries the CPU out. */
+    if (sched_getaffinity(0, sizeof before, &before) || move_to(cpu)) return MNV2_ERROR_PIN;
+    if (thread > 0) sched_setaffinity(0, sizeof before, &before);
+    atomic_store(&pinned[thread], cpu + 1);
     return 0;
 }
 

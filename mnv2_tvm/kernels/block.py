@@ -1,7 +1,7 @@
 """The parts of a fused block: the addresses of its scratch memory, and the loops of each part.
 
-The scratch memory of a thread holds the ring of expanded rows, [rows, pitch, chunk]: the pixels of a
-row between a zero on the left and, where a window reaches so far, one on the right. The depthwise
+The scratch memory of a thread holds the ring of expanded rows, [rows, pitch, chunk]: a row's pixels
+after a zero on the left and, where a window reaches so far, before one on the right. The depthwise
 result, the strip, [rows, out width, chunk], stands behind the ring. A strip of one row is laid over
 the oldest row of the ring instead: no later window reads what pixel x replaces, column x, and the
 row is dead afterwards.

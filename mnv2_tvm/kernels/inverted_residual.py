@@ -30,6 +30,7 @@ from mnv2_tvm.layer import Layer
 from mnv2_tvm.target import Target
 
 _WHOLE_IMAGE = 14  # output rows up to which a strip may be the whole image
+_STRIP_COLUMNS = 112  # of all its rows: more keep no register tile busier, and the ring grows
 _CHUNKS = (1, 2, 3, 4, 6)  # passes over the image
 _TILES = 3  # register tiles tried for each dense part
 
@@ -42,7 +43,9 @@ class InvertedResidual(Tiles, Schedule):
     def space(cls, layer: Layer, target: Target) -> list[Self]:
         """Strips, chunks, and the best few register tiles of each part by their own rules."""
         lanes, hidden, height = target.vector.lanes, layer.hidden_channels, layer.out_height
-        heights = {1, 2, 4, height} if height <= _WHOLE_IMAGE else {1, 2, 4}
+        heights = {1} | {rows for rows in (2, 4) if rows * layer.parts[1].width <= _STRIP_COLUMNS}
+        if height <= _WHOLE_IMAGE:
+            heights.add(height)
         chunks = {min(hidden, lanes * tile_count(hidden, lanes * count)) for count in _CHUNKS}
         return [
             point

@@ -13,7 +13,7 @@ from mnv2_tvm.search.records import Decisions
 _VARIANTS = 6  # with the near-best of every layer
 _FUSED = 4  # with the near-best of every block
 _NEAR = 1.15  # of the best time alone
-_TIE = 1.01  # so much slower a block may be for the memory that it saves
+_TIE = 1.02  # so much slower a block may be for the memory that it saves
 
 Choice = dict[Layer, Schedule | None]  # None: a block is done layer by layer
 Samples = dict[Layer, list[float]]  # microseconds, one for each run; repeats of a layer averaged
