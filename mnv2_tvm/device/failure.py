@@ -19,10 +19,13 @@ class Kind(StrEnum):
 
 
 class DeviceError(UserError):
-    """A step on the way to a board, or on it, failed. The text starts with the kind."""
+    """A step on the way to a board, or on it, failed.
+
+    The text starts with the kind, unless that says no more than every verb does before its text.
+    """
 
     def __init__(self, kind: Kind, message: str, board: str = "") -> None:
-        super().__init__(f"{kind}: {message}")
+        super().__init__(message if kind is Kind.ERROR else f"{kind}: {message}")
         self.kind, self.message, self.board = kind, message, board
 
 

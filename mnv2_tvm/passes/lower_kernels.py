@@ -38,7 +38,8 @@ def _with_pointers(name: str, function: Any, codegen: Any) -> Any:
     """The same body behind a C signature: one pointer for each buffer.
 
     The symbol is external, and hidden again by the linker: LLVM would inline a private kernel
-    into its only caller, where `noalias` and the name in a profile are lost.
+    into its only caller, where `noalias` and the name in a profile are lost. Small external ones it
+    inlines all the same.
     """
     parameters: list[Any] = []
     declared: list[Any] = []
