@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from mnv2_tvm import cli
 from mnv2_tvm.errors import UserError
 from mnv2_tvm.layer import Layer
 from mnv2_tvm.target import Target
@@ -17,6 +18,7 @@ from mnv2_tvm.target import Target
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "scripts/peers"))
 
 import compare
+import measure
 import table
 from case import Case, why
 from conversions import convert, environment
@@ -33,7 +35,7 @@ NOWHERE = Path("no-venv/bin/python")
 @pytest.fixture(scope="module")
 def settings() -> Settings:
     peers = ("torch, frozen", "TVM, stock Relax", "LiteRT")
-    return Settings(Target.load("x86"), 1, 3, 2, 0, False, peers, NOWHERE)
+    return Settings(Target.load("x86"), 1, 3, 2, 0, False, peers, NOWHERE, None)
 
 
 @pytest.fixture(scope="module")
@@ -45,6 +47,27 @@ def result(settings: Settings) -> dict[str, Any]:
 def case(tmp_path: Path) -> Case:
     np.save(tmp_path / "input.npy", np.ones((1, 32, 32, 3), np.float32))
     return Case(0.35, 32, 0, 1, Target.load("x86").name, False, tmp_path)
+
+
+def test_kept_models_are_used_again_and_unfinished_ones_are_not(
+    settings: Settings, tmp_path: Path
+) -> None:
+    keeping = replace(settings, peers=("torch, frozen",), models=tmp_path)
+    assert measure.prepare(keeping, 0.35, 32) == {}
+    (folder,) = tmp_path.iterdir()
+    model = folder / FORMATS["torchscript"].file
+    first = model.stat().st_mtime_ns
+    assert measure.prepare(keeping, 0.35, 32) == {}
+    assert model.stat().st_mtime_ns == first
+    (folder / "torchscript.done").unlink()
+    assert measure.prepare(keeping, 0.35, 32) == {}
+    assert model.stat().st_mtime_ns > first
+
+
+def test_converting_alone_wants_a_folder(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        cli.run_verb(compare.main, ["--only-convert"])
+    assert "--models" in capsys.readouterr().err
 
 
 def test_a_comparison_times_all_that_can_run(result: dict[str, Any]) -> None:

@@ -7,11 +7,12 @@ rounds. A peer that cannot be installed or converted here is a row that says why
 import json
 import sys
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from measure import Settings, compare
+from measure import Settings, compare, prepare
 from plot import plot
 from roofline import measure_layers, plot_roofline
 from runners import OURS, PEERS
@@ -58,6 +59,16 @@ def sweep(
                 text = sweep_table(_saved_like(result))
                 replace(README, f"peers sweep {_marker(settings)}", text)
     return results
+
+
+def _fill(settings: Settings, widths: list[float], resolutions: list[int]) -> None:
+    """Convert all that `settings.models` lacks."""
+    if settings.models is None:
+        raise UserError("--only-convert fills the folder of --models: give one")
+    for width, resolution in product(widths, resolutions):
+        print(f"== {width}-{resolution}", file=sys.stderr)
+        for name, reason in prepare(settings, width, resolution).items():
+            print(f"{name}: {reason}", file=sys.stderr)
 
 
 def _saved_like(result: dict[str, Any]) -> list[dict[str, Any]]:
@@ -109,6 +120,12 @@ def main(
     litert_python: Annotated[
         Path, typer.Option(help="A venv's Python with LiteRT's converter.", show_default=False)
     ] = LITERT_PYTHON,
+    models: Annotated[
+        Path | None, typer.Option(help="Keep the converted models here, for the next time.")
+    ] = None,
+    only_convert: Annotated[
+        bool, typer.Option("--only-convert", help="Fill --models and measure nothing.")
+    ] = False,
     save: Annotated[bool, typer.Option(help="Write scripts/results/ and the README.")] = False,
 ) -> None:
     """Compare with other runtimes on this machine."""
@@ -116,9 +133,16 @@ def main(
     if unknown := [name for name in names if name not in PEERS]:
         raise UserError(f"no peer is called {unknown[0]!r}; there are: {'; '.join(PEERS)}")
     machine = Target.load("x86-avx2" if avx2 else target)
-    settings = Settings(machine, threads, rounds, runs, seed, avx2, names, litert_python)
+    settings = Settings(machine, threads, rounds, runs, seed, avx2, names, litert_python, models)
+    points = (
+        (_numbers(widths, float), _numbers(resolutions, int))
+        if in_sweep
+        else ([width], [resolution])
+    )
+    if only_convert:
+        _fill(settings, *points)
+        return
     if in_sweep:
-        points = _numbers(widths, float), _numbers(resolutions, int)
         print(sweep_table(sweep(settings, *points, save)))
         return
     result = compare(settings, width, resolution)

@@ -1,4 +1,8 @@
-"""Every conversion in a process of its own, before anything is measured."""
+"""Every conversion in a process of its own, before anything is measured.
+
+In a folder that is kept, an empty file `NAME.done` says that the conversion ended well; it is not
+done again. Our own library is always built anew.
+"""
 
 import os
 import subprocess
@@ -11,6 +15,7 @@ from formats import FORMATS
 
 _SCRIPT = Path(__file__).with_name("formats.py")
 _DEADLINE_S = 900
+_OURS = "library"
 
 # What holds oneDNN (in torch and OpenVINO), ATen, MKL, OpenVINO's own code and inductor to AVX2.
 _AVX2 = {
@@ -43,14 +48,22 @@ def convert(case: Case, names: Iterable[str], litert_python: Path) -> dict[str, 
         python = litert_python if name == "litert" else Path(sys.executable)
         if source in failed:
             reason: str | None = f"no {source} to convert from: {failed[source]}"
+        elif name != _OURS and _done(case, name).exists():
+            reason = None
         elif not python.is_file():
             reason = "its converter's venv is not installed"
         else:
             print(f"converting: {name}", file=sys.stderr)
             reason = _run(case, name, python)
+            if reason is None:
+                _done(case, name).touch()
         if reason is not None:
             failed[name] = reason
     return failed
+
+
+def _done(case: Case, name: str) -> Path:
+    return case.folder / f"{name}.done"
 
 
 def _run(case: Case, name: str, python: Path) -> str | None:

@@ -7,7 +7,8 @@ is taken round by round.
 import datetime
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,37 @@ class Settings:
     avx2: bool
     peers: Sequence[str]  # beside ours
     litert_python: Path
+    models: Path | None  # keeps the converted models
+
+    @contextmanager
+    def folder(self, width: float, resolution: int) -> Iterator[Path]:
+        """Where the models of one network are."""
+        if self.models is None:
+            with tempfile.TemporaryDirectory(prefix="mnv2-peers-") as name:
+                yield Path(name)
+            return
+        kind = f"{self.threads}t-avx2" if self.avx2 else f"{self.threads}t"
+        folder = self.models.resolve() / f"{width}-{resolution}-{kind}-seed{self.seed}"
+        folder.mkdir(parents=True, exist_ok=True)
+        yield folder
+
+
+def prepare(settings: Settings, width: float, resolution: int) -> dict[str, str]:
+    """Convert for all peers and measure nothing; the result says why for what cannot be had."""
+    network = SourceNetwork.make(Architecture(width, resolution), None, settings.seed)
+    with settings.folder(width, resolution) as folder:
+        return _convert(settings, network, folder)[1]
+
+
+def _convert(
+    settings: Settings, network: SourceNetwork, folder: Path
+) -> tuple[Case, dict[str, str]]:
+    width, resolution = network.architecture.width, network.architecture.resolution
+    threads, target = settings.threads, settings.target.name
+    case = Case(width, resolution, settings.seed, threads, target, settings.avx2, folder)
+    np.save(folder / "input.npy", network.images(settings.seed))
+    formats = [PEERS[peer].format for peer in (OURS, *settings.peers)]
+    return case, convert(case, formats, settings.litert_python)
 
 
 def compare(settings: Settings, width: float, resolution: int) -> dict[str, Any]:
@@ -50,12 +82,8 @@ def compare(settings: Settings, width: float, resolution: int) -> dict[str, Any]
     network = SourceNetwork.make(Architecture(width, resolution), None, settings.seed)
     images = network.images(settings.seed)
     names = (OURS, *settings.peers)
-    with tempfile.TemporaryDirectory(prefix="mnv2-peers-") as name:
-        threads, target = settings.threads, settings.target.name
-        case = Case(width, resolution, settings.seed, threads, target, settings.avx2, Path(name))
-        np.save(case.folder / "input.npy", images)
-        formats = [PEERS[peer].format for peer in names]
-        unconverted = convert(case, formats, settings.litert_python)
+    with settings.folder(width, resolution) as folder:
+        case, unconverted = _convert(settings, network, folder)
         peers = [PeerProcess(peer, case, unconverted.get(PEERS[peer].format)) for peer in names]
         try:
             errors = _check(peers, network.reference(images))
@@ -69,8 +97,8 @@ def compare(settings: Settings, width: float, resolution: int) -> dict[str, Any]
     rate = manifest.flops / float(np.median(samples[OURS])) * 1e-6
     return {
         "network": f"{width}-{resolution}",
-        "threads": threads,
-        "target": target,
+        "threads": settings.threads,
+        "target": settings.target.name,
         "peers_held_to_avx2": settings.avx2,
         "flops_share": manifest.flops_share,
         "cpu": this_host().cpu,
