@@ -11,7 +11,7 @@ from mnv2_tvm.target import Target
 
 PAGE_BYTES = 16384  # of Android 15; a multiple of the 4 KiB of the others
 
-EXPORTS = frozenset(
+API = frozenset(
     f"mnv2_{name}"
     for name in (
         "run",
@@ -21,17 +21,20 @@ EXPORTS = frozenset(
         "pin",
         "input_size",
         "output_size",
+        "input_shape",
+        "output_shape",
         "workspace_bytes",
         "layer_count",
         "version",
     )
-) | {f"__tvm_ffi_mnv2_{name}" for name in ("run", "profile", "set_threads")}
+)
+EXPORTS = API | {f"__tvm_ffi_mnv2_{name}" for name in ("run", "profile", "set_threads")}
 
-# What the C runtime takes from the process that loads the library.
+# What the C runtime takes from the process that it is in.
 _PTHREAD = "create detach cond_wait cond_broadcast mutex_lock mutex_trylock mutex_unlock"
 _LIBC = frozenset(
-    {"clock_gettime", "getpid", "sched_yield", "aligned_alloc", "free", "memset", "memcpy"}
-    | {"sched_getaffinity", "sched_setaffinity"}
+    {"clock_gettime", "getpid", "sched_yield", "posix_memalign", "free", "memset", "memcpy"}
+    | {"getauxval", "sched_getaffinity", "sched_setaffinity"}
     | {f"pthread_{name}" for name in _PTHREAD.split()}
 )
 _TVM = frozenset({"TVMFFIErrorSetRaisedFromCStr"})  # weak: present inside a TVM process only
@@ -52,9 +55,23 @@ def check_library(library: Path, target: Target) -> None:
     with library.open("rb") as file:
         elf = ELFFile(file)
         wrong = [*_header(elf, target), *_segments(elf), *_dynamic(elf, library.name, target)]
+    _refuse(library, target, wrong)
+
+
+def check_object(path: Path, target: Target) -> None:
+    """The same of the one object of a static library."""
+    with path.open("rb") as file:
+        elf = ELFFile(file)
+        symbols = list(elf.get_section_by_name(".symtab").iter_symbols())
+        shared = [s for s in symbols if s["st_info"]["bind"] != "STB_LOCAL"]
+        wrong = [*_header(elf, target), *_symbols(shared, API, _LIBC)]
+    _refuse(path, target, wrong)
+
+
+def _refuse(path: Path, target: Target, wrong: list[str]) -> None:
     if wrong:
         promises = f"targets/{target.name}.toml and mnv2.h promise"
-        raise UserError(f"{library} is not what {promises}:\n  " + "\n  ".join(wrong))
+        raise UserError(f"{path} is not what {promises}:\n  " + "\n  ".join(wrong))
 
 
 def _header(elf: Any, target: Target) -> list[str]:
@@ -89,10 +106,16 @@ def _dynamic(elf: Any, name: str, target: Target) -> list[str]:
     if elf.get_section_by_name(".gnu.version_r") is not None:
         wrong.append("it needs versions of symbols")
     symbols = list(elf.get_section_by_name(".dynsym").iter_symbols())
+    return [*wrong, *_symbols(symbols, EXPORTS, _LIBC | _TVM)]
+
+
+def _symbols(symbols: list[Any], exports: frozenset[str], imports: frozenset[str]) -> list[str]:
+    """What is wrong with the symbols that others can see."""
+    wrong = []
     undefined = {s.name for s in symbols if s["st_shndx"] == "SHN_UNDEF" and s.name}
     defined = {s.name for s in symbols if s["st_shndx"] != "SHN_UNDEF"}
-    if strange := undefined - _LIBC - _TVM:
+    if strange := undefined - imports:
         wrong.append(f"undefined symbols beyond libc: {', '.join(sorted(strange))}")
-    if defined != EXPORTS:
-        wrong.append(f"exports differ by {', '.join(sorted(defined ^ EXPORTS))}")
+    if defined != exports:
+        wrong.append(f"exports differ by {', '.join(sorted(defined ^ exports))}")
     return wrong

@@ -6,11 +6,13 @@ from math import prod
 from pathlib import Path
 
 import mnv2_tvm
+from mnv2_tvm.deploy.cpu_features import cpu_define
 from mnv2_tvm.deploy.elf import check_library
 from mnv2_tvm.deploy.link import compile_c, ffi_includes, link_shared, write_object
 from mnv2_tvm.deploy.loader import HEADER, LIBRARY
 from mnv2_tvm.errors import UserError
 from mnv2_tvm.pipeline import Compilation
+from mnv2_tvm.target import Target
 
 MAX_THREADS = 64  # MNV2_MAX_THREADS of mnv2.h
 
@@ -43,43 +45,75 @@ class Interface:
         )
 
 
+@dataclass(frozen=True)
+class Objects:
+    """The compiled parts of a library: those of the C interface, and TVM's entries to it."""
+
+    interface: list[Path]
+    packed: Path
+
+
 def write_library(network: Compilation, interface: Interface, folder: Path) -> None:
     """Write `libmnv2.so` and `mnv2.h` into `folder`."""
-    header = folder / HEADER
-    header.write_text(_header(interface), encoding="utf-8")
-    target = network.target
-    with tempfile.TemporaryDirectory(prefix="mnv2-") as scratch_name:
-        scratch = Path(scratch_name)
-        weights, exports = scratch / "weights.bin", scratch / "exports.map"
-        weights.write_bytes(network.weights)
+    write_header(interface, folder / HEADER)
+    with tempfile.TemporaryDirectory(prefix="mnv2-") as scratch:
+        objects = compile_objects(network, interface, folder, Path(scratch))
+        link_library(objects, network.target, folder / LIBRARY)
+
+
+def compile_objects(
+    network: Compilation, interface: Interface, include: Path, scratch: Path
+) -> Objects:
+    """Compile all parts into `scratch`; `include` is the folder of this network's mnv2.h."""
+    target, weights = network.target, scratch / "weights.bin"
+    weights.write_bytes(network.weights)
+    defines = runtime_defines(network, interface, weights)
+    parts = [scratch / name for name in ("network.o", "runtime.o", "cpu.o")]
+    packed = scratch / "packed.o"
+    write_object(network.module, target, parts[0])
+    compile_c(_SOURCES / "runtime.c", target, parts[1], f"-I{include}", *defines)
+    compile_c(_SOURCES / "cpu.c", target, parts[2], cpu_define(target))
+    compile_c(_SOURCES / "packed.c", target, packed, f"-I{include}", *ffi_includes())
+    return Objects(parts, packed)
+
+
+def runtime_defines(network: Compilation, interface: Interface, weights: Path) -> list[str]:
+    """What `runtime.c` must know beside mnv2.h; `weights` is the file it takes in."""
+    return [
+        f'-DMNV2_WEIGHTS_FILE="{weights}"',
+        f"-DMNV2_THREADS={interface.threads}",
+        f"-DMNV2_SCRATCH_BYTES={network.plan.scratch_bytes}",
+    ]
+
+
+def link_library(objects: Objects, target: Target, path: Path) -> None:
+    """Link the shared library and hold it against what the target file and mnv2.h promise."""
+    with tempfile.TemporaryDirectory(prefix="mnv2-") as scratch:
+        exports = Path(scratch) / "exports.map"
         exports.write_text(_EXPORTS, encoding="utf-8")
-        objects = [scratch / name for name in ("network.o", "runtime.o", "packed.o")]
-        write_object(network.module, target, objects[0])
-        defines = [
-            f'-DMNV2_WEIGHTS_FILE="{weights}"',
-            f"-DMNV2_THREADS={interface.threads}",
-            f"-DMNV2_SCRATCH_BYTES={network.plan.scratch_bytes}",
-            f'-DMNV2_VERSION="{mnv2_tvm.__version__}"',
-        ]
-        compile_c(_SOURCES / "runtime.c", target, objects[1], f"-I{folder}", *defines)
-        compile_c(_SOURCES / "packed.c", target, objects[2], f"-I{folder}", *ffi_includes())
-        # nodelete: the library's threads outlive a dlclose.
-        flags = [f"--version-script={exports}", "-z", "nodelete"]
-        link_shared(objects, target, folder / LIBRARY, *flags)
-    check_library(folder / LIBRARY, target)
+        # nodelete: the library's threads outlive a dlclose. -Bsymbolic: its calls of itself stay
+        # inside, also where another network's library was loaded before it for all to see.
+        flags = [f"--version-script={exports}", "-z", "nodelete", "-Bsymbolic"]
+        link_shared([*objects.interface, objects.packed], target, path, *flags)
+    check_library(path, target)
 
 
-def _header(interface: Interface) -> str:
-    """The shipped mnv2.h with this network's sizes."""
-    sizes = {
-        "MNV2_INPUT_SIZE": prod(interface.input_shape),
-        "MNV2_OUTPUT_SIZE": prod(interface.output_shape),
+def write_header(interface: Interface, path: Path) -> None:
+    """Write the shipped mnv2.h with the version and this network's sizes."""
+    major, minor, patch = mnv2_tvm.__version__.split(".")
+    inputs, outputs = interface.input_shape, interface.output_shape
+    values: dict[str, object] = {
+        "MNV2_VERSION_MAJOR": major,
+        "MNV2_VERSION_MINOR": minor,
+        "MNV2_VERSION_PATCH": patch,
+        "MNV2_VERSION": f'"{mnv2_tvm.__version__}"',
+        "MNV2_INPUT_SHAPE": f"{{{', '.join(map(str, inputs))}}}",
+        "MNV2_OUTPUT_SHAPE": f"{{{', '.join(map(str, outputs))}}}",
+        "MNV2_INPUT_SIZE": prod(inputs),
+        "MNV2_OUTPUT_SIZE": prod(outputs),
         "MNV2_WORKSPACE_BYTES": interface.workspace_bytes,
         "MNV2_LAYER_COUNT": interface.layer_count,
     }
-    shapes = [
-        f"/* input {list(interface.input_shape)}, output {list(interface.output_shape)} */",
-        *(f"#define {name} {value}" for name, value in sizes.items()),
-    ]
+    lines = [f"#define {name} {value}" for name, value in values.items()]
     text = (_SOURCES / HEADER).read_text(encoding="utf-8")
-    return text + "\n".join(shapes) + "\n\n#endif\n"
+    path.write_text(text + "\n".join(lines) + "\n\n#endif\n", encoding="utf-8")

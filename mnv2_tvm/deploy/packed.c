@@ -15,6 +15,11 @@ static int fail(const char *message) {
     return -1;
 }
 
+/* An error of mnv2.h: `message`, unless the CPU is to blame. */
+static int refuse(int error, const char *message) {
+    return fail(error == MNV2_ERROR_CPU ? "this CPU lacks a feature of the library's target" : message);
+}
+
 /* The memory of a contiguous CPU tensor of at least `count` elements of a type, or NULL. */
 static void *memory(const TVMFFIAny *argument, uint8_t code, uint8_t bits, uint64_t count) {
     const DLTensor *tensor;
@@ -52,7 +57,7 @@ static int run(const TVMFFIAny *arguments, double *seconds) {
                     "tensors on the CPU, at least as large as mnv2.h says");
     int error = seconds ? mnv2_profile(input, output, workspace, seconds)
                         : mnv2_run(input, output, workspace);
-    return error ? fail("mnv2_run failed") : 0;
+    return error ? refuse(error, "mnv2_run failed") : 0;
 }
 
 MNV2_API int __tvm_ffi_mnv2_run(void *self, const TVMFFIAny *arguments, int32_t count,
@@ -79,7 +84,7 @@ MNV2_API int __tvm_ffi_mnv2_set_threads(void *self, const TVMFFIAny *arguments, 
     if (count != 1 || arguments[0].type_index != kTVMFFIInt)
         return fail("mnv2_set_threads takes a count");
     int64_t threads = arguments[0].v_int64;
-    if (threads < 1 || threads > MNV2_MAX_THREADS || mnv2_set_threads((int)threads))
-        return fail("mnv2_set_threads: so many threads cannot be had");
-    return 0;
+    int error = threads < 1 || threads > MNV2_MAX_THREADS ? MNV2_ERROR_THREADS
+                                                          : mnv2_set_threads((int)threads);
+    return error ? refuse(error, "mnv2_set_threads: so many threads cannot be had") : 0;
 }

@@ -27,6 +27,7 @@ extern const char mnv2_weights[] __attribute__((visibility("hidden")));
 int network(const float *input, float *output, void *workspace, const void *weights, void *scratch,
             int first, int last, int thread, int threads);
 void mnv2_barrier(int threads);
+int mnv2_cpu_suffices(void); /* cpu.c */
 
 struct run {
     const float *input;
@@ -144,8 +145,9 @@ static void settle(void) {
 static int team(int threads) {
     while (workers < threads - 1) {
         pthread_t thread;
-        struct worker *worker = aligned_alloc(64, sizeof *worker);
-        if (!worker) break;
+        void *memory;
+        if (posix_memalign(&memory, 64, sizeof(struct worker))) break;
+        struct worker *worker = memory;
         worker->thread = workers + 1;
         if (pthread_create(&thread, NULL, work, worker)) {
             free(worker);
@@ -159,6 +161,7 @@ static int team(int threads) {
 
 static int run(struct run run) {
     if (!run.input || !run.output || !run.workspace) return MNV2_ERROR_NULL;
+    if (!mnv2_cpu_suffices()) return MNV2_ERROR_CPU;
     run.threads = atomic_load(&wanted);
     if (run.threads > 1) settle();
     if (run.threads == 1 || pthread_mutex_trylock(&owner)) {
@@ -192,6 +195,7 @@ int mnv2_profile(const float *input, float *output, void *workspace, double *sec
 
 int mnv2_set_threads(int count) {
     if (count < 1 || count > MNV2_MAX_THREADS) return MNV2_ERROR_THREADS;
+    if (!mnv2_cpu_suffices()) return MNV2_ERROR_CPU;
     settle();
     pthread_mutex_lock(&lock);
     int size = team(count);
@@ -218,5 +222,13 @@ int mnv2_get_threads(void) { return atomic_load(&wanted); }
 size_t mnv2_input_size(void) { return MNV2_INPUT_SIZE; }
 size_t mnv2_output_size(void) { return MNV2_OUTPUT_SIZE; }
 size_t mnv2_workspace_bytes(void) { return MNV2_WORKSPACE_BYTES; }
+const int *mnv2_input_shape(void) {
+    static const int shape[] = MNV2_INPUT_SHAPE;
+    return shape;
+}
+const int *mnv2_output_shape(void) {
+    static const int shape[] = MNV2_OUTPUT_SHAPE;
+    return shape;
+}
 int mnv2_layer_count(void) { return MNV2_LAYER_COUNT; }
 const char *mnv2_version(void) { return MNV2_VERSION; }
