@@ -12,8 +12,9 @@ from rich.table import Table
 from mnv2_tvm import cli
 from mnv2_tvm.deploy.elf import code_bytes
 from mnv2_tvm.deploy.library import Interface, write_library
-from mnv2_tvm.deploy.loader import LIBRARY
+from mnv2_tvm.deploy.loader import library_path
 from mnv2_tvm.deploy.manifest import MANIFEST, Manifest, file_sha256
+from mnv2_tvm.deploy.package import write_package
 from mnv2_tvm.errors import UserError
 from mnv2_tvm.model import Architecture
 from mnv2_tvm.network import SourceNetwork
@@ -31,9 +32,11 @@ def build(
     threads: int = 1,
     decisions: Decisions | None = None,
     dump: Path | None = None,
+    package: bool = False,
 ) -> Manifest:
     """Write `libmnv2.so`, `mnv2.h` and `manifest.json` to `output`, all of them or none.
 
+    `package` writes the folder of `mnv2_tvm.deploy.package` and `manifest.json` instead.
     `decisions` are by default those of the shipped tuning log. An earlier build in `output` is
     replaced. Raises UserError where `output` cannot be written or holds something else.
     """
@@ -47,7 +50,8 @@ def build(
         with tempfile.TemporaryDirectory(prefix=f".{output.name}-", dir=output.parent) as name:
             folder = Path(name) / "new"
             folder.mkdir()
-            write_library(compilation, interface, folder)
+            write = write_package if package else write_library
+            write(compilation, interface, folder)
             manifest = _manifest(compilation, interface, decisions, network, folder)
             manifest.write(folder)
             _put_in_place(folder, output, Path(name) / "old")
@@ -111,8 +115,8 @@ def _manifest(
         threads=interface.threads,
         workspace_bytes=interface.workspace_bytes,
         weight_bytes=len(compilation.weights),
-        code_bytes=code_bytes(folder / LIBRARY),
-        sha256=file_sha256(folder / LIBRARY),
+        code_bytes=code_bytes(library_path(folder)),
+        sha256=file_sha256(library_path(folder)),
         versions=versions(),
         flops=flops,
         flops_share={source: round(value, 4) for source, value in share.items()},
@@ -136,7 +140,7 @@ def summary(manifest: Manifest, output: Path) -> Table:
         for name in ("workspace", "weight", "code")
     }
     share = ", ".join(f"{value:.0%} {name}" for name, value in manifest.flops_share.items())
-    table.add_row("library", str(output / LIBRARY))
+    table.add_row("library", str(library_path(output)))
     table.add_row("target", f"{manifest.target}, {manifest.threads} thread(s)")
     table.add_row("input", f"{manifest.input_shape} float32, NHWC")
     table.add_row("output", f"{manifest.output_shape} float32")
@@ -160,13 +164,27 @@ def main(
     seed: cli.Seed = 0,
     log_dir: Annotated[Path | None, typer.Option(help="Tuning logs; default: shipped.")] = None,
     dump: Annotated[Path | None, typer.Option(help="Write the IR of each phase here.")] = None,
+    package: Annotated[
+        bool,
+        typer.Option(
+            "--package", help="Write include/, lib/ with CMake and pkg-config, example.c."
+        ),
+    ] = False,
 ) -> None:
     """Compile MobileNetV2 for a target into libmnv2.so, mnv2.h and manifest.json."""
     architecture = Architecture(width, resolution, classes, batch)
     machine = Target.load(target)
     network = SourceNetwork.make(architecture, weights, seed)
     decisions = Decisions.load(machine, threads, log_dir)
-    manifest = build(machine, network, output, threads=threads, decisions=decisions, dump=dump)
+    manifest = build(
+        machine,
+        network,
+        output,
+        threads=threads,
+        decisions=decisions,
+        dump=dump,
+        package=package,
+    )
     cli.console().print(summary(manifest, output))
 
 

@@ -68,7 +68,12 @@ def test_wheel_has_all_data(wheel: Path) -> None:
     assert {
         "mnv2_tvm/deploy/mnv2.h",
         "mnv2_tvm/deploy/runtime.c",
+        "mnv2_tvm/deploy/cpu.c",
         "mnv2_tvm/deploy/packed.c",
+        "mnv2_tvm/deploy/package_files/example.c",
+        "mnv2_tvm/deploy/package_files/mnv2.pc.in",
+        "mnv2_tvm/deploy/package_files/mnv2-config.cmake.in",
+        "mnv2_tvm/deploy/package_files/mnv2-config-version.cmake.in",
         "mnv2_tvm/deploy/peak.c",
         "mnv2_tvm/samples/cat.jpg",
     } <= names
@@ -82,7 +87,7 @@ def test_wheel_has_all_data(wheel: Path) -> None:
 def test_wheel_has_nothing_else(wheel: Path) -> None:
     """No measurements of this machine, no locks, caches, tests or outputs."""
     names = zipfile.ZipFile(wheel).namelist()
-    suffixes = {".py", ".c", ".h", ".md", ".jpg", ".toml", ".typed", ".sh", ".txt"}
+    suffixes = {".py", ".c", ".h", ".md", ".jpg", ".toml", ".typed", ".sh", ".txt", ".in"}
     strange = [
         name
         for name in names

@@ -39,6 +39,17 @@ def link_shared(objects: list[Path], target: Target, path: Path, *flags: str) ->
         _run(["ld.lld", *options.split(), *inputs, *stubs, "-o", str(path)])
 
 
+def link_object(objects: list[Path], target: Target, path: Path) -> None:
+    """Link objects into one, still relocatable."""
+    options = ["-m", target.link.emulation, "-r", "--strip-debug", *target.link.lld_flags]
+    _run(["ld.lld", *options, *map(str, objects), "-o", str(path)])
+
+
+def archive(part: Path, path: Path) -> None:
+    """Write a static library of one object; equal objects give equal files."""
+    _run(["ar", "rcsD", str(path), str(part)])
+
+
 def _stub(name: str, target: Target, folder: Path) -> str:
     """An empty library `name`: enough for the linker to write that it is needed."""
     source, built, library = folder / "stub.c", folder / "stub.o", folder / name

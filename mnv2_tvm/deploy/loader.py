@@ -14,6 +14,7 @@ from mnv2_tvm.errors import UserError
 from mnv2_tvm.host import this_host
 
 LIBRARY, HEADER = "libmnv2.so", "mnv2.h"
+PACKAGE_LIBRARY = Path("lib") / LIBRARY  # where `build --package` puts it
 _ALIGNMENT = 64  # bytes, of the workspace
 
 Floats = np.ndarray[Any, np.dtype[np.float32]]
@@ -129,9 +130,15 @@ def _check_host(folder: Path, manifest: Manifest) -> None:
         )
 
 
+def library_path(folder: Path) -> Path:
+    """Where the library of a build is: in its folder, or in `lib/` of a package."""
+    package = folder / PACKAGE_LIBRARY
+    return package if package.is_file() else folder / LIBRARY
+
+
 def whole_library(folder: Path, manifest: Manifest) -> Path:
     """The library in `folder`. Raises UserError where it is missing or not the manifest's."""
-    path = folder / LIBRARY
+    path = library_path(folder)
     if not path.is_file():
         raise UserError(f"{folder} holds no {LIBRARY}; build it again")
     if file_sha256(path) != manifest.sha256:
