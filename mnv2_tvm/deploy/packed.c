@@ -17,7 +17,8 @@ static int fail(const char *message) {
 
 /* An error of mnv2.h: `message`, unless the CPU is to blame. */
 static int refuse(int error, const char *message) {
-    return fail(error == MNV2_ERROR_CPU ? "this CPU lacks a feature of the library's target" : message);
+    if (error == MNV2_ERROR_CPU) message = "this CPU lacks a feature of the library's target";
+    return fail(message);
 }
 
 /* The memory of a contiguous CPU tensor of at least `count` elements of a type, or NULL. */

@@ -1,0 +1,284 @@
+"""The folder of `build --package`, as programs of C, CMake and pkg-config take it."""
+
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import TINY, Built, run_python
+from elftools.elf.elffile import ELFFile
+from packages import (
+    SOURCES,
+    build_package,
+    check_example,
+    example_commands,
+    package,
+    run,
+    tool,
+)
+
+import mnv2_tvm
+from mnv2_tvm import UserError, load
+from mnv2_tvm.build import build
+from mnv2_tvm.deploy.elf import API
+from mnv2_tvm.deploy.package import STATIC_LIBRARY
+from mnv2_tvm.network import relative_error
+from mnv2_tvm.target import Target
+
+__all__ = ["package"]
+
+FILES = {
+    "example.c",
+    "include/mnv2.h",
+    "lib/cmake/mnv2/mnv2-config-version.cmake",
+    "lib/cmake/mnv2/mnv2-config.cmake",
+    "lib/libmnv2.a",
+    "lib/libmnv2.so",
+    "lib/pkgconfig/mnv2.pc",
+    "manifest.json",
+}
+STRICT = ["-std=c99", "-Wall", "-Wextra", "-pedantic", "-Werror"]
+COMPILERS = ["gcc", "clang"]
+
+
+def files(folder: Path) -> set[str]:
+    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.fixture
+def moved(package: Built, tmp_path: Path) -> Built:
+    """The package at another place: it must not know where it was built."""
+    folder = shutil.copytree(package.folder, tmp_path / "moved to")
+    return Built(folder, package.network, package.manifest)
+
+
+# Programs
+
+
+@pytest.mark.parametrize("compiler", COMPILERS)
+@pytest.mark.parametrize("kind", ["shared", "static"])
+def test_the_commands_in_the_example_build_it(
+    compiler: str, kind: str, moved: Built, tmp_path: Path
+) -> None:
+    command = example_commands(moved.folder)[kind == "static"]
+    run(tool(compiler), *STRICT, *command, cwd=moved.folder)
+    check_example(moved, [moved.folder / "example"], tmp_path)
+
+
+@pytest.mark.parametrize("target", ["mnv2::mnv2", "mnv2::mnv2_static"])
+def test_cmake_finds_the_package(target: str, moved: Built, tmp_path: Path) -> None:
+    said = cmake(moved, tmp_path, f"target_link_libraries(example {target})", version="0.1")
+    assert f"mnv2 {mnv2_tvm.__version__}" in said
+    run(tool("cmake"), "--build", tmp_path / "build")
+    check_example(moved, [tmp_path / "build" / "example"], tmp_path)
+    needs_it = "libmnv2.so" in run(tool("readelf"), "-d", tmp_path / "build" / "example")
+    assert needs_it == (target == "mnv2::mnv2")
+
+
+def cmake(built: Built, folder: Path, *lines: str, version: str, code: int = 0) -> str:
+    """Configure a project that asks for a version of the package, and return what cmake says."""
+    (folder / "CMakeLists.txt").write_text(
+        "cmake_minimum_required(VERSION 3.16)\nproject(user C)\n"
+        f'find_package(mnv2 {version} REQUIRED)\nmessage(STATUS "mnv2 ${{mnv2_VERSION}}")\n'
+        f'add_executable(example "{built.folder}/example.c")\n' + "\n".join(lines) + "\n"
+    )
+    options = [f"-DCMAKE_PREFIX_PATH={built.folder}", "-S", folder, "-B", folder / "build"]
+    return run(tool("cmake"), *options, code=code)
+
+
+@pytest.mark.parametrize("version", ["0.1.0 EXACT", "0.1.0", "", "0.1.0...0.2"])
+def test_cmake_takes_versions_that_suit(version: str, package: Built, tmp_path: Path) -> None:
+    cmake(package, tmp_path, version=version)
+
+
+@pytest.mark.parametrize("version", ["0.0", "0.2", "0.1.1", "1.0", "0.1.1 EXACT"])
+def test_cmake_refuses_other_versions(version: str, package: Built, tmp_path: Path) -> None:
+    said = cmake(package, tmp_path, version=version, code=1)
+    assert "requested version" in said and f"version: {mnv2_tvm.__version__}" in said
+
+
+def test_cmake_refuses_a_package_for_another_word_size(tmp_path: Path) -> None:
+    built = build_package(Target.load("rasp4-32"), TINY, tmp_path / "package")
+    assert "32bit" in cmake(built, tmp_path, version="", code=1)
+
+
+@pytest.mark.parametrize("static", [False, True], ids=["shared", "static"])
+def test_pkg_config_finds_the_package(
+    static: bool, moved: Built, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PKG_CONFIG_PATH", str(moved.folder / "lib/pkgconfig"))
+    assert run(tool("pkg-config"), "--modversion", "mnv2").strip() == mnv2_tvm.__version__
+    said = run(tool("pkg-config"), "--cflags", "--libs", *["--static"] * static, "mnv2")
+    flags = [word.replace("\0", " ") for word in said.replace("\\ ", "\0").split()]
+    flags += ["-static"] if static else [f"-Wl,-rpath,{moved.folder}/lib"]
+    run(tool("gcc"), moved.folder / "example.c", *flags, "-o", tmp_path / "example")
+    check_example(moved, [tmp_path / "example"], tmp_path)
+
+
+@pytest.mark.parametrize("compiler", ["gcc", "g++", "clang", "clang++"])
+def test_the_header_is_plain_c99_and_cpp(compiler: str, package: Built, tmp_path: Path) -> None:
+    """And its constants are those that the library says."""
+    cpp = compiler.endswith("++")
+    program = tmp_path / "sizes"
+    flags = ["-x", "c++", "-std=c++98", *STRICT[1:]] if cpp else STRICT
+    include = ["-I", package.folder / "include"]
+    run(tool(compiler), *flags, *include, "-c", SOURCES / "sizes.c", "-o", tmp_path / "sizes.o")
+    library = package.folder / STATIC_LIBRARY
+    run(tool(compiler), tmp_path / "sizes.o", library, "-pthread", "-o", program)
+    assert run(program) == f"{mnv2_tvm.__version__}\n"
+
+
+def test_two_networks_run_in_one_process(package: Built, here: Target, tmp_path: Path) -> None:
+    """Each opened for all to see, so that one could take the other's functions for its own."""
+    other = build_package(here, TINY, tmp_path / "other")
+    program, both = tmp_path / "two_networks", (package, other)
+    run(tool("gcc"), SOURCES / "two_networks.c", "-o", program, "-ldl")
+    words: list[object] = []
+    for index, built in enumerate(both):
+        pixels, logits = tmp_path / f"pixels{index}", tmp_path / f"logits{index}"
+        pixels.write_bytes(built.network.images(seed=3).tobytes())
+        words += [built.folder / "lib/libmnv2.so", pixels, logits]
+    run(program, *words)
+    for index, built in enumerate(both):
+        wanted = built.network.reference(built.network.images(seed=3))
+        result = np.fromfile(tmp_path / f"logits{index}", np.float32).reshape(wanted.shape)
+        assert relative_error(result, wanted) < 1e-4
+
+
+def test_tvms_entry_calls_its_own_library(package: Built, here: Target, tmp_path: Path) -> None:
+    """Also where another network's functions were loaded before, for all to see."""
+    other = build_package(here, TINY, tmp_path / "other")
+    images = other.network.images(seed=3)
+    np.save(tmp_path / "images.npy", images)
+    program = (
+        "import ctypes, sys, numpy as np, tvm\n"
+        "first, second, images, size, result = sys.argv[1:]\n"
+        "ctypes.CDLL(first, ctypes.RTLD_GLOBAL)\n"
+        "module = tvm.runtime.load_module(second)\n"
+        "tensor = tvm.runtime.tensor\n"
+        "output = tensor(np.zeros((1, 10), np.float32))\n"
+        "workspace = tensor(np.zeros(int(size), np.uint8))\n"
+        "module['mnv2_run'](tensor(np.load(images)), output, workspace)\n"
+        "np.save(result, output.numpy())\n"
+    )
+    libraries = [built.folder / "lib/libmnv2.so" for built in (package, other)]
+    size = str(package.manifest.workspace_bytes + other.manifest.workspace_bytes)
+    arguments = [*libraries, tmp_path / "images.npy", size, tmp_path / "result.npy"]
+    done = run_python("-c", program, *arguments)
+    assert done.returncode == 0, done.stderr
+    result = np.load(tmp_path / "result.npy")
+    assert relative_error(result, other.network.reference(images)) < 1e-4
+
+
+# Symbols
+
+
+def test_a_program_may_have_all_names_of_the_library_but_the_interface(
+    package: Built, tmp_path: Path
+) -> None:
+    """A function of its own for every one of them, and none is called by the library."""
+    run(tool("ar"), "x", package.folder / STATIC_LIBRARY, cwd=tmp_path)
+    with (tmp_path / "mnv2.o").open("rb") as file:
+        symbols = list(ELFFile(file).get_section_by_name(".symtab").iter_symbols())
+    inside = {s.name for s in symbols if s["st_info"]["type"] == "STT_FUNC"} - API
+    assert {"network", "mnv2_barrier", "mnv2_cpu_suffices"} < inside
+    assert all(re.fullmatch(r"\w+", name) for name in inside)
+    clash = tmp_path / "clash.c"
+    clash.write_text(
+        "#include <stdlib.h>\n" + "".join(f"void {name}(void) {{ abort(); }}\n" for name in inside)
+    )
+    parts = [package.folder / "example.c", clash, package.folder / STATIC_LIBRARY]
+    include = ["-I", package.folder / "include", "-fno-builtin", "-w"]
+    run(tool("gcc"), *include, *parts, "-pthread", "-o", tmp_path / "example")
+    check_example(package, [tmp_path / "example"], tmp_path)
+
+
+def test_a_static_program_touches_no_byte_outside_its_buffers(
+    package: Built, tmp_path: Path
+) -> None:
+    """And reads none of the workspace, full of NaN, before it is written."""
+    images = package.network.images(seed=3)
+    (tmp_path / "input.raw").write_bytes(images.tobytes())
+    library = package.folder / STATIC_LIBRARY
+    include = ["-I", package.folder / "include"]
+    program, output = tmp_path / "guard", tmp_path / "output.raw"
+    run(tool("gcc"), "-O2", *include, SOURCES / "guard.c", library, "-pthread", "-o", program)
+    for threads in (1, 2):
+        run(program, tmp_path / "input.raw", output, threads)
+        result = np.fromfile(output, np.float32).reshape(package.manifest.output_shape)
+        assert relative_error(result, package.network.reference(images)) < 1e-4
+
+
+# The folder
+
+
+def test_a_package_is_these_files_for_every_target(target: Target, tmp_path: Path) -> None:
+    """Its libraries are held against the target file as they are written."""
+    built = build_package(target, TINY, tmp_path / "out")
+    assert files(built.folder) == FILES
+    for path in ("include/mnv2.h", "lib/pkgconfig/mnv2.pc", "lib/cmake/mnv2/mnv2-config.cmake"):
+        text = (built.folder / path).read_text()
+        assert "@" not in text and str(tmp_path) not in text
+    assert str(tmp_path).encode() not in (built.folder / STATIC_LIBRARY).read_bytes()
+
+
+def test_equal_builds_are_equal_packages(package: Built, here: Target, tmp_path: Path) -> None:
+    build(here, package.network, tmp_path / "again", package=True)
+    for name in FILES:
+        assert (tmp_path / "again" / name).read_bytes() == (package.folder / name).read_bytes()
+
+
+def test_load_takes_a_package(package: Built) -> None:
+    images = package.network.images(seed=1)
+    logits = load(package.folder)(images)
+    assert relative_error(logits, package.network.reference(images)) < 1e-4
+
+
+def test_run_and_bench_take_a_package(package: Built, tmp_path: Path) -> None:
+    np.save(tmp_path / "images.npy", package.network.images(seed=1))
+    options = ["--input", tmp_path / "images.npy", "--output", tmp_path / "logits.npy"]
+    done = run_python("-m", "mnv2_tvm.run", package.folder, *options)
+    assert done.returncode == 0, done.stderr
+    wanted = package.network.reference(package.network.images(seed=1))
+    assert relative_error(np.load(tmp_path / "logits.npy"), wanted) < 1e-4
+    done = run_python("-m", "mnv2_tvm.bench", "--library", package.folder, "--runs", "3")
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_damaged_library_of_a_package_is_never_opened(moved: Built) -> None:
+    with (moved.folder / "lib/libmnv2.so").open("ab") as file:
+        file.write(b"x")
+    with pytest.raises(UserError, match=r"lib/libmnv2.so is damaged: its SHA-256"):
+        load(moved.folder)
+
+
+def test_either_layout_replaces_the_other(moved: Built, here: Target) -> None:
+    build(here, moved.network, moved.folder)
+    assert files(moved.folder) == {"libmnv2.so", "mnv2.h", "manifest.json"}
+    build(here, moved.network, moved.folder, package=True)
+    assert files(moved.folder) == FILES
+
+
+@pytest.mark.parametrize("earlier", [False, True], ids=["new", "over-an-earlier-build"])
+def test_failed_package_leaves_what_was_there(
+    earlier: bool, moved: Built, here: Target, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*arguments: object) -> None:
+        raise UserError("ar failed:\nno such thing")
+
+    monkeypatch.setattr("mnv2_tvm.deploy.package.archive", fail)
+    output = moved.folder if earlier else tmp_path / "new"
+    with pytest.raises(UserError, match="ar failed"):
+        build(here, moved.network, output, package=True)
+    assert {path.name for path in tmp_path.iterdir()} == {moved.folder.name}
+    assert files(moved.folder) == FILES
+
+
+def test_the_command_line_builds_a_package(here: Target, tmp_path: Path) -> None:
+    options = ["--width", "0.35", "--resolution", "32", "--classes", "10", "--package"]
+    output = tmp_path / "out"
+    done = run_python("-m", "mnv2_tvm.build", "--target", here.name, *options, "-o", output)
+    assert done.returncode == 0, done.stderr
+    assert "lib/libmnv2.so" in done.stdout
+    assert files(output) == FILES
