@@ -44,6 +44,7 @@ LACKING = [
     ("android-dotprod", "cortex-a53"),
     ("rasp4-32", "cortex-a15"),
     ("rasp4-32", "cortex-a9"),
+    ("rasp4-32", "cortex-a9,neon=off"),
 ]
 _A53 = {"asimd", "crc32"}
 _A76 = _A53 | {"atomics", "fphp", "asimdhp", "asimddp"}
