@@ -210,7 +210,8 @@ int mnv2_pin(int thread, int cpu) {
     if (thread < 0 || thread >= atomic_load(&wanted)) return MNV2_ERROR_THREADS;
     if (cpu < 0 || cpu >= CPU_SETSIZE) return MNV2_ERROR_PIN;
     /* Workers inherit the CPUs of the thread that starts them: before it is pinned. */
-    if (mnv2_set_threads(atomic_load(&wanted))) return MNV2_ERROR_THREADS;
+    int error = mnv2_set_threads(atomic_load(&wanted));
+    if (error) return error;
     /* The calling thread tries the CPU out. */
     if (sched_getaffinity(0, sizeof before, &before) || move_to(cpu)) return MNV2_ERROR_PIN;
     if (thread > 0) sched_setaffinity(0, sizeof before, &before);
