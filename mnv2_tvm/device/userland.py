@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+from collections.abc import Iterable
 from importlib.metadata import version
 from pathlib import Path
 
@@ -92,7 +93,7 @@ def _make(folder: Path, qemu: str) -> None:
     with tempfile.TemporaryDirectory(prefix=".board-", dir=folder.parent) as name:
         scratch = Path(name)
         new = scratch / "new"
-        python = _unpack_packages(new, scratch)
+        python = _unpack_python(new, scratch)
         _unpack_wheels(new / "wheels", python, scratch)
         # Proves that it works, and leaves compiled Python files: half of the time of a start.
         userland = Userland(new, qemu)
@@ -104,9 +105,28 @@ def _make(folder: Path, qemu: str) -> None:
         new.rename(folder)
 
 
-def _unpack_packages(new: Path, scratch: Path) -> str:
-    """Download and unpack Debian packages for arm64; the version of Python in them: 3.x."""
-    apt = ["-o", "APT::Architecture=arm64", "-o", "APT::Architectures=arm64"]
+def _unpack_python(new: Path, scratch: Path) -> str:
+    """Unpack Python for arm64 and what it needs; its version: 3.x."""
+    unpack_packages("arm64", ["python3-minimal"], scratch / "link", scratch / "apt")
+    try:
+        name = (scratch / "link/usr/bin/python3").readlink().name
+    except OSError as error:
+        raise UserError(f"Debian's python3-minimal has no link python3: {error}") from error
+    python = name.removeprefix("python")
+    packages = [package.format(python) for package in (*_PYTHON, *_LIBRARIES)]
+    unpack_packages("arm64", packages, new, scratch / "apt")
+    for unused in ("usr/share", "var", "etc"):
+        shutil.rmtree(new / unused, ignore_errors=True)
+    return python
+
+
+def unpack_packages(architecture: str, packages: Iterable[str], new: Path, scratch: Path) -> None:
+    """Download Debian's packages for an architecture, as named, and unpack them into `new`.
+
+    A second call with the same `scratch` downloads no list again. Raises UserError where apt knows
+    no Debian mirror, a package is missing or damaged, or the network is down.
+    """
+    apt = ["-o", f"APT::Architecture={architecture}", "-o", f"APT::Architectures={architecture}"]
     for key, path in {
         "State": "state",
         "State::status": "status",
@@ -124,29 +144,23 @@ def _unpack_packages(new: Path, scratch: Path) -> str:
         "Debug::NoLocking=1",
     ]
     apt += ["-o", "Acquire::IndexTargets::deb::DEP-11::DefaultEnabled=false"]
-    for path in ("state/lists/partial", "cache/archives/partial", "none", "debs"):
-        (scratch / path).mkdir(parents=True)
+    for path in ("state/lists/partial", "cache/archives/partial", "none"):
+        (scratch / path).mkdir(parents=True, exist_ok=True)
     (scratch / "status").touch()
-    (scratch / "sources.list").write_text(_source(), encoding="utf-8")
-    _run(["apt-get", *apt, "update"], "apt cannot read the list of arm64 packages")
-    shown = _run(["apt-cache", *apt, "show", "python3-minimal"], "Debian has no python3-minimal")
-    found = re.search(r"\bpython(3\.\d+)-minimal", shown)
-    if not found:
-        raise UserError("apt-cache show python3-minimal names no python3.x-minimal")
-    packages = [name.format(found[1]) for name in (*_PYTHON, *_LIBRARIES)]
-    _run(["apt-get", *apt, "download", *packages], "a package is missing", cwd=scratch / "debs")
-    for package in sorted((scratch / "debs").glob("*.deb")):
-        _run(["dpkg-deb", "-x", str(package), str(new)], f"{package.name} is damaged")
+    (scratch / "sources.list").write_text(_source(architecture), encoding="utf-8")
+    _run(["apt-get", *apt, "update"], f"apt cannot read the list of {architecture} packages")
+    with tempfile.TemporaryDirectory(dir=scratch) as debs:
+        _run(["apt-get", *apt, "download", *packages], "a package is missing", cwd=Path(debs))
+        for package in sorted(Path(debs).glob("*.deb")):
+            _run(["dpkg-deb", "-x", str(package), str(new)], f"{package.name} is damaged")
     if not (new / "lib").exists():  # Debian 13 has no /lib of its own
         (new / "lib").symlink_to("usr/lib")
-    for unused in ("usr/share", "var", "etc"):
-        shutil.rmtree(new / unused, ignore_errors=True)
-    return found[1]
 
 
-def _source() -> str:
-    """The line of a sources.list for arm64, from the Debian mirror that this host uses."""
-    lines = "$(ORIGIN)|$(LABEL)|$(COMPONENT)|deb [arch=arm64] $(REPO_URI) $(RELEASE) main"
+def _source(architecture: str) -> str:
+    """The line of a sources.list for it, from the Debian mirror that this host uses."""
+    options = f"[arch={architecture}]"
+    lines = f"$(ORIGIN)|$(LABEL)|$(COMPONENT)|deb {options} $(REPO_URI) $(RELEASE) main"
     command = ["apt-get", "indextargets", "--format", lines, "Created-By: Packages"]
     for line in _run(command, "apt does not list its sources").splitlines():
         if line.startswith("Debian|Debian|main|"):
