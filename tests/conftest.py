@@ -1,25 +1,37 @@
-"""Targets that this host can run, and a tiny network built once for all tests that only read it."""
+"""Targets that this host can run, what is built or searched once, a tracker, and command lines."""
 
 import functools
 import os
+import shutil
 import subprocess
 import sys
+import time
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
+from device_boards import SHORT_S, wait_for_boards
+from small_search import GLOB, SMALL, TRIALS, Tuned
 
 import mnv2_tvm
 from mnv2_tvm.build import build
+from mnv2_tvm.cli import run_verb
 from mnv2_tvm.data import data_folder
 from mnv2_tvm.deploy.manifest import Manifest
+from mnv2_tvm.device.emulate import LocalBoards
+from mnv2_tvm.device.session import Address
+from mnv2_tvm.device.tracker import Tracker, start_tracker
 from mnv2_tvm.model import Architecture
 from mnv2_tvm.network import SourceNetwork
 from mnv2_tvm.target import Target, target_names
+from mnv2_tvm.tune import tune
 
 TINY = Architecture(0.35, 32, classes=10)
+# 12 classes: 48 bytes of output, so that against a page its start is at no multiple of 64.
+ODD = Architecture(0.35, 47, classes=12, batch=2)
 
 
 @dataclass(frozen=True)
@@ -29,6 +41,9 @@ class Built:
     folder: Path
     network: SourceNetwork
     manifest: Manifest
+
+
+BuildOnce = Callable[[Architecture], Built]
 
 
 def machines() -> list[str]:
@@ -71,9 +86,7 @@ def here() -> Target:
 
 
 @pytest.fixture(scope="session")
-def build_once(
-    here: Target, tmp_path_factory: pytest.TempPathFactory
-) -> Callable[[Architecture], Built]:
+def build_once(here: Target, tmp_path_factory: pytest.TempPathFactory) -> BuildOnce:
     """Build a network with random weights for this host, once in the session. Do not change it."""
 
     @functools.cache
@@ -86,9 +99,76 @@ def build_once(
 
 
 @pytest.fixture(scope="session")
-def tiny(build_once: Callable[[Architecture], Built]) -> Built:
+def tiny(build_once: BuildOnce) -> Built:
     """The smallest network, built once. Do not change its folder: take `tiny_copy`."""
     return build_once(TINY)
+
+
+@pytest.fixture
+def tiny_copy(tiny: Built, tmp_path: Path) -> Path:
+    """A copy of the tiny network's folder, to be broken."""
+    return Path(shutil.copytree(tiny.folder, tmp_path / "copy"))
+
+
+@pytest.fixture
+def tiny_network() -> SourceNetwork:
+    """The tiny network, not built."""
+    return SourceNetwork.make(TINY, None, seed=0)
+
+
+@pytest.fixture(scope="session")
+def tuned(here: Target, tmp_path_factory: pytest.TempPathFactory) -> Tuned:
+    """A search of `small_search`. Do not change its logs: copy the folder."""
+    log_dir = tmp_path_factory.mktemp("logs")
+    return Tuned(log_dir, tune(here, SMALL, layer=GLOB, trials=TRIALS, log_dir=log_dir))
+
+
+@pytest.fixture(scope="module")
+def tracker() -> Iterator[Tracker]:
+    """A tracker of the test file's own."""
+    with start_tracker(port=0) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def rasp4(tracker: Tracker) -> Iterator[Address]:
+    """An emulated board with the target's name as its key."""
+    address = (tracker.host, tracker.port)
+    with LocalBoards(Target.load("rasp4"), address, 1):
+        wait_for_boards(address, "rasp4")
+        yield Address(address, "rasp4")
+
+
+@pytest.fixture(scope="module")
+def address(tracker: Tracker) -> tuple[str, int]:
+    """Host and port of the tracker."""
+    return tracker.host, tracker.port
+
+
+@pytest.fixture
+def short(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Less patience with a board that does not answer."""
+    monkeypatch.setattr("mnv2_tvm.device.session.ANSWER_S", SHORT_S)
+
+
+def ended(
+    capsys: pytest.CaptureFixture[str], main: Callable[..., Any], *options: object
+) -> tuple[int, str, str]:
+    """Exit code and both streams of a verb's `main` on the command line."""
+    with pytest.raises(SystemExit) as end:
+        run_verb(main, list(map(str, options)))
+    assert isinstance(end.value.code, int)
+    return end.value.code, *capsys.readouterr()
+
+
+def ends(
+    capsys: pytest.CaptureFixture[str], main: Callable[..., Any], *arguments: object
+) -> tuple[str, float]:
+    """The sentence with which the command line ends, and after how many seconds."""
+    start = time.monotonic()
+    code, _, errors = ended(capsys, main, *arguments)
+    assert code == 1
+    return errors.splitlines()[-1], time.monotonic() - start
 
 
 def run_python(*arguments: str | Path, **keywords: str) -> subprocess.CompletedProcess[str]:

@@ -3,21 +3,25 @@
 import os
 import socket
 import time
-from collections.abc import Callable
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
 from tvm import rpc
 from tvm.rpc.base import TrackerCode
 
 from mnv2_tvm.deploy.link import compile_c, link_shared
 from mnv2_tvm.device.listing import summary
+from mnv2_tvm.device.session import Address as BoardAddress
 from mnv2_tvm.device.tracker import ask, connect
 from mnv2_tvm.target import Target
 
 Address = tuple[str, int]
 PATIENCE_S = 120.0  # for what must happen soon; a loaded machine may take its time
+SLACK_S = 20.0  # for all but the waiting: torch's answer, imports, a loaded machine
+SHORT_S = 2.0  # with the fixture `short`
 
 _CRASH = """
 #include <stdint.h>
@@ -51,6 +55,16 @@ def addresses(tracker: Address) -> set[str]:
     return {f"{board.host}:{board.port}" for board in summary(tracker)[0]}
 
 
+@contextmanager
+def registered(address: BoardAddress, port: int, match: str) -> Iterator[None]:
+    """An entry of the tracker, made by hand, for a board at a port of the loopback."""
+    with closing(connect(address.tracker)) as connection:
+        server = {"key": f"server:{address.key}", "addr": ("127.0.0.1", port)}
+        ask(connection, TrackerCode.UPDATE_INFO, server)
+        ask(connection, TrackerCode.PUT, address.key, (port, match), None)
+        yield
+
+
 def session(tracker: Address, key: str, timeout_s: float = 0) -> Any:
     """A session on any board of the key. The tracker answers within 5 s or this raises."""
     with closing(connect(tracker)) as connection:
@@ -61,6 +75,17 @@ def session(tracker: Address, key: str, timeout_s: float = 0) -> Any:
 def upload(remote: Any, library: Path) -> None:
     """Send the file under its own name. Given a name, TVM would leave the file open."""
     remote.upload(bytearray(library.read_bytes()), library.name)
+
+
+def assert_fails(
+    tracker: Address, key: str, library: Path, name: str, timeout_s: float = 0
+) -> None:
+    """A function of `crashing_library` ends its session on a board in an error."""
+    remote = session(tracker, key, timeout_s)
+    upload(remote, library)
+    function = remote.load_module(library.name)[name]
+    with pytest.raises(Exception, match=r".+"):
+        function()
 
 
 def crashing_library(target: Target, folder: Path) -> Path:

@@ -1,7 +1,6 @@
 """Tuning and benchmarking on an emulated board: the whole road, and what its times are not."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -10,10 +9,8 @@ from device_boards import wait_for_boards
 from mnv2_tvm import load
 from mnv2_tvm.bench import bench_remotely
 from mnv2_tvm.build import build
-from mnv2_tvm.device.emulate import LocalBoards
 from mnv2_tvm.device.remote_network import RemoteNetwork
 from mnv2_tvm.device.session import Address, Session
-from mnv2_tvm.device.tracker import Tracker, start_tracker
 from mnv2_tvm.errors import UserError
 from mnv2_tvm.layer import Layer
 from mnv2_tvm.model import Architecture
@@ -26,21 +23,6 @@ from mnv2_tvm.tune import tune
 
 TINY = Architecture(0.35, 32, classes=10)
 LAYERS = "f32-dwconv-3x3s1-?x?x*"
-
-
-@pytest.fixture(scope="module")
-def tracker() -> Iterator[Tracker]:
-    with start_tracker(port=0) as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def rasp4(tracker: Tracker) -> Iterator[Address]:
-    """An emulated board with the target's name as its key."""
-    address = (tracker.host, tracker.port)
-    with LocalBoards(Target.load("rasp4"), address, 1):
-        wait_for_boards(address, "rasp4")
-        yield Address(address, "rasp4")
 
 
 def test_search_build_bench_and_run_on_an_emulated_board(rasp4: Address, tmp_path: Path) -> None:

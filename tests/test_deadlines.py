@@ -7,41 +7,38 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager, suppress
+from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
-from typing import Any
 
 import pytest
-from conftest import TINY, Built, run_python
-from device_boards import addresses, crashing_library, free_port, wait_for_boards, wait_until
-from tvm.rpc.base import TrackerCode
+from conftest import TINY, Built, ends
+from device_boards import (
+    SHORT_S,
+    SLACK_S,
+    addresses,
+    crashing_library,
+    free_port,
+    registered,
+    wait_for_boards,
+    wait_until,
+)
 
 import mnv2_tvm.bench
 import mnv2_tvm.device
 import mnv2_tvm.run
 import mnv2_tvm.tune
 from mnv2_tvm.build import build
-from mnv2_tvm.cli import run_verb
 from mnv2_tvm.device.deadline import deadline
 from mnv2_tvm.device.emulate import LocalBoards
 from mnv2_tvm.device.failure import DeviceError, Kind
 from mnv2_tvm.device.listing import summary
-from mnv2_tvm.device.session import ANSWER_S, Address, Session
-from mnv2_tvm.device.tracker import Tracker, ask, connect, start_tracker
+from mnv2_tvm.device.session import Address, Session
+from mnv2_tvm.device.tracker import Tracker
 from mnv2_tvm.network import SourceNetwork
 from mnv2_tvm.target import Target
 
 BOARD = Path(mnv2_tvm.device.__file__).parent  # the folder that holds `board`, as in a kit
-SLACK_S = 20.0  # for all but the waiting: torch's answer, imports, a loaded machine
-SHORT_S = 2.0
-
-
-@pytest.fixture(scope="module")
-def tracker() -> Iterator[Tracker]:
-    """A tracker with one board of this machine, once `board` is there."""
-    with start_tracker(port=0) as running:
-        yield running
 
 
 @pytest.fixture(scope="module")
@@ -60,55 +57,6 @@ def board(the_board: LocalBoards, address: Address) -> LocalBoards:
     """One board of this machine, free."""
     wait_for_boards(address.tracker, address.key)
     return the_board
-
-
-@pytest.fixture(scope="module")
-def other_tracker() -> Iterator[Tracker]:
-    """A tracker without any board."""
-    with start_tracker(port=0) as running:
-        yield running
-
-
-@pytest.fixture
-def other_address(other_tracker: Tracker, here: Target) -> Address:
-    return Address((other_tracker.host, other_tracker.port), here.name)
-
-
-@pytest.fixture
-def short(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Less patience with a board that does not answer."""
-    monkeypatch.setattr("mnv2_tvm.device.session.ANSWER_S", SHORT_S)
-
-
-@contextmanager
-def registered(address: Address, port: int, match: str) -> Iterator[None]:
-    """An entry of the tracker, made by hand, for a board at a port of the loopback."""
-    with closing(connect(address.tracker)) as connection:
-        server = {"key": f"server:{address.key}", "addr": ("127.0.0.1", port)}
-        ask(connection, TrackerCode.UPDATE_INFO, server)
-        ask(connection, TrackerCode.PUT, address.key, (port, match), None)
-        yield
-
-
-@contextmanager
-def silent_board(address: Address) -> Iterator[str]:
-    """One that accepts connections and never says a word."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port = listener.getsockname()[1]
-        with registered(address, port, f"{address.key}:0.5"):
-            yield f"127.0.0.1:{port}"
-
-
-def ends(
-    capsys: pytest.CaptureFixture[str], main: Callable[..., Any], *arguments: object
-) -> tuple[str, float]:
-    """The sentence with which the command line ends, and after how many seconds."""
-    start = time.monotonic()
-    with pytest.raises(SystemExit) as end:
-        run_verb(main, [str(argument) for argument in arguments])
-    assert end.value.code == 1
-    (line,) = capsys.readouterr().err.splitlines()[-1:]
-    return line, time.monotonic() - start
 
 
 def test_a_tracker_that_is_not_there(
@@ -134,63 +82,6 @@ def test_a_key_that_nobody_has(
     assert line.startswith(f"error: link: no board 'rasp4' at the tracker {tracker.address}; ")
     assert f"it has {here.name}." in line and "emulate --target rasp4" in line
     assert seconds < SLACK_S
-
-
-def test_bench_of_a_silent_board(
-    other_tracker: Tracker, other_address: Address, tiny: Built
-) -> None:
-    """The real command line, with its real deadline."""
-    start = time.monotonic()
-    with silent_board(other_address) as where:
-        arguments: list[str | Path] = ["--library", tiny.folder, "--tracker", other_tracker.address]
-        done = run_python("-m", "mnv2_tvm.bench", *arguments)
-    assert ANSWER_S < time.monotonic() - start < ANSWER_S + SLACK_S
-    assert done.returncode == 1
-    board = f"the board {other_address.key} at {where}"
-    late = f"did not answer within {ANSWER_S:.0f} s while opening a session"
-    assert done.stderr == f"error: timeout: {board} {late}\n"
-
-
-@pytest.mark.usefixtures("short")
-def test_tune_and_run_on_a_silent_board(
-    other_tracker: Tracker,
-    other_address: Address,
-    tiny: Built,
-    capsys: pytest.CaptureFixture[str],
-    tmp_path: Path,
-) -> None:
-    there, key = ("--tracker", other_tracker.address), other_address.key
-    image = Path(mnv2_tvm.__file__).parent / "samples" / "cat.jpg"
-    for main, arguments in (
-        (mnv2_tvm.tune.main, ("--target", key, "--log-dir", tmp_path, *there)),
-        (mnv2_tvm.run.main, (tiny.folder, "--image", image, *there)),
-    ):
-        with silent_board(other_address) as where:
-            line, seconds = ends(capsys, main, *arguments)
-        assert line.startswith(f"error: timeout: the board {key} at {where} did not answer")
-        assert seconds < SHORT_S + SLACK_S
-
-
-@pytest.mark.usefixtures("short")
-def test_a_board_that_does_not_even_accept(other_address: Address) -> None:
-    """Its queue of connections is full, so that ours is never made."""
-    with socket.socket() as listener, socket.socket() as first, socket.socket() as second:
-        listener.bind(("127.0.0.1", 0))
-        listener.listen(0)
-        for one in (first, second):
-            one.setblocking(False)
-            with suppress(BlockingIOError):
-                one.connect(listener.getsockname())
-        port = listener.getsockname()[1]
-        start = time.monotonic()
-        with (
-            registered(other_address, port, "any"),
-            pytest.raises(
-                DeviceError, match=f"timeout: .*127.0.0.1:{port} did not answer within 2"
-            ),
-        ):
-            Session(other_address)
-        assert time.monotonic() - start < SHORT_S + SLACK_S
 
 
 @pytest.mark.usefixtures("short")
@@ -268,17 +159,6 @@ def test_what_fails_on_a_board_has_its_kind(
             function()
         assert error.value.kind is kind and error.value.board == session.board
     wait_until(lambda: free(address) == 1, "a free board", 10)
-
-
-def test_a_board_that_is_lost(other_address: Address, here: Target) -> None:
-    with LocalBoards(here, other_address.tracker) as board:
-        wait_for_boards(other_address.tracker, here.name)
-        session = Session(other_address)
-        board.close()
-        with pytest.raises(
-            DeviceError, match=r"link: .* is gone; it left the tracker while telling"
-        ):
-            session.ask()
 
 
 def test_other_versions_on_a_board(

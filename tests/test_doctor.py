@@ -9,10 +9,10 @@ from importlib import metadata
 from pathlib import Path
 
 import pytest
+from conftest import ended
 
 import mnv2_tvm.doctor as verb
 import mnv2_tvm.target
-from mnv2_tvm.cli import run_verb
 from mnv2_tvm.data import data_folder
 from mnv2_tvm.doctor import Finding, doctor, satisfies
 from mnv2_tvm.host import Host
@@ -34,10 +34,7 @@ def named(name: str) -> Finding:
 
 def invoke(capsys: pytest.CaptureFixture[str]) -> tuple[int, str, str]:
     """Exit code and both streams of `python -m mnv2_tvm.doctor`."""
-    with pytest.raises(SystemExit) as ended:
-        run_verb(verb.main, [])
-    assert isinstance(ended.value.code, int)
-    return ended.value.code, *capsys.readouterr()
+    return ended(capsys, verb.main)
 
 
 def test_this_machine_is_well(capsys: pytest.CaptureFixture[str]) -> None:

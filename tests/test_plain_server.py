@@ -37,12 +37,6 @@ CAT = Path(load_image.__code__.co_filename).parent / "samples" / "cat.jpg"
 
 
 @pytest.fixture(scope="module")
-def tracker() -> Iterator[Tracker]:
-    with start_tracker(port=0) as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
 def stock(tracker: Tracker, here: Target) -> Iterator[Address]:
     """`python -m tvm.exec.rpc_server`, as TVM's documents start it."""
     port = free_port()

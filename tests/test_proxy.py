@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from conftest import TINY, Built, run_python
 from device_boards import Address as TrackerAddress
-from device_boards import crashing_library, free_port, session, upload, wait_for_boards, wait_until
+from device_boards import assert_fails, crashing_library, free_port, wait_for_boards, wait_until
 from tvm.rpc.base import TrackerCode
 
 import mnv2_tvm.device
@@ -60,17 +60,6 @@ def board(proxy: str, key: str) -> Iterator["subprocess.Popen[bytes]"]:
 
 
 @pytest.fixture(scope="module")
-def tracker() -> Iterator[Tracker]:
-    with start_tracker(port=0) as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def address(tracker: Tracker) -> TrackerAddress:
-    return tracker.host, tracker.port
-
-
-@pytest.fixture(scope="module")
 def two(tracker: Tracker, address: TrackerAddress, here: Target) -> Iterator[Address]:
     """Two boards of this machine behind one proxy."""
     with proxy(tracker.address) as there, board(there, here.name), board(there, here.name):
@@ -107,12 +96,7 @@ def test_a_crash_behind_the_proxy_costs_one_session(
 ) -> None:
     wait_for_boards(two.tracker, two.key, 2)
     library = crashing_library(here, tmp_path)
-    remote = session(two.tracker, two.key)
-    upload(remote, library)
-    crash = remote.load_module("crash.so")["crash"]
-    with pytest.raises(Exception, match=r".+"):
-        crash()
-    del crash, remote
+    assert_fails(two.tracker, two.key, library, "crash")
     wait_for_boards(two.tracker, two.key, 2)
 
 
@@ -121,12 +105,7 @@ def test_a_hang_behind_the_proxy_ends_at_its_timeout(
 ) -> None:
     wait_for_boards(two.tracker, two.key, 2)
     library = crashing_library(here, tmp_path)
-    remote = session(two.tracker, two.key, timeout_s=3)
-    upload(remote, library)
-    hang = remote.load_module("crash.so")["hang"]
-    with pytest.raises(Exception, match=r".+"):
-        hang()
-    del hang, remote
+    assert_fails(two.tracker, two.key, library, "hang", timeout_s=3)
     wait_for_boards(two.tracker, two.key, 2)
 
 

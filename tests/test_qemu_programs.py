@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from arm_sysroot import arm_sysroot
-from conftest import Built, machines, run_python
+from conftest import ODD, Built, machines, run_python
 
 from mnv2_tvm.build import build
 from mnv2_tvm.deploy.link import compile_c
@@ -25,8 +25,6 @@ from mnv2_tvm.target import Target
 
 SOURCES = Path(__file__).parent / "c"
 EVEN = Architecture(0.35, 64, classes=10)
-# 12 classes: 48 bytes of output, so that against a page its start is at no multiple of 64.
-ODD = Architecture(0.35, 47, classes=12, batch=2)
 
 
 @dataclass(frozen=True)

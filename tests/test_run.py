@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from conftest import ended
 from PIL import Image
 
 import mnv2_tvm.run as verb
@@ -36,10 +37,7 @@ def invoke(
 ) -> tuple[int, str, str]:
     """Exit code and both streams of `python -m mnv2_tvm.run OUT OPTIONS`."""
     monkeypatch.setattr(verb, "load", lambda folder, threads: MeanColours())
-    with pytest.raises(SystemExit) as ended:
-        run_verb(verb.main, ["out", *map(str, options)])
-    assert isinstance(ended.value.code, int)
-    return ended.value.code, *capsys.readouterr()
+    return ended(capsys, verb.main, "out", *options)
 
 
 @pytest.fixture

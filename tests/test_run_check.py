@@ -9,11 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import TINY, Built, run_python
+from conftest import TINY, Built, ended, run_python
 
 from mnv2_tvm.build import build
 from mnv2_tvm.check import check, reference_network
-from mnv2_tvm.cli import run_verb
 from mnv2_tvm.deploy.manifest import MANIFEST
 from mnv2_tvm.errors import UserError
 from mnv2_tvm.images import load_image
@@ -29,10 +28,7 @@ AGREES = re.compile(r"torch agrees: the same top (\d+), largest error (\S+) of t
 
 def invoke(capsys: pytest.CaptureFixture[str], *options: object) -> tuple[int, str, str]:
     """Exit code and both streams of `python -m mnv2_tvm.run OPTIONS`."""
-    with pytest.raises(SystemExit) as ended:
-        run_verb(main, list(map(str, options)))
-    assert isinstance(ended.value.code, int)
-    return ended.value.code, *capsys.readouterr()
+    return ended(capsys, main, *options)
 
 
 @pytest.fixture(scope="module")

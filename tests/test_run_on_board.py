@@ -3,16 +3,14 @@
 import json
 import re
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import Built
+from conftest import Built, ended
 from device_boards import free_port, wait_for_boards
 
 from mnv2_tvm.build import build
-from mnv2_tvm.cli import run_verb
 from mnv2_tvm.deploy.loader import LIBRARY
 from mnv2_tvm.deploy.manifest import MANIFEST
 from mnv2_tvm.device.emulate import LocalBoards
@@ -29,19 +27,11 @@ SMALL = Architecture(0.35, 96)
 RASP4 = Target.load("rasp4")
 
 
-@pytest.fixture(scope="module")
-def tracker() -> Iterator[Tracker]:
-    with start_tracker(port=0) as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def rasp4(tracker: Tracker) -> Iterator[Address]:
-    """An emulated board with the target's name as its key."""
-    address = (tracker.host, tracker.port)
-    with LocalBoards(RASP4, address, 1):
-        wait_for_boards(address, RASP4.name)
-        yield Address(address, RASP4.name)
+@pytest.fixture
+def there(rasp4: Address, tracker: Tracker) -> list[str]:
+    """The options for the emulated board, once it is free."""
+    wait_for_boards(rasp4.tracker, rasp4.key)
+    return ["--tracker", tracker.address]
 
 
 @pytest.fixture(scope="module")
@@ -57,23 +47,17 @@ def folders(here: Target, tmp_path_factory: pytest.TempPathFactory) -> tuple[Pat
 
 def invoke(capsys: pytest.CaptureFixture[str], *options: object) -> tuple[int, str, str]:
     """Exit code and both streams of `python -m mnv2_tvm.run OPTIONS`."""
-    with pytest.raises(SystemExit) as ended:
-        run_verb(main, list(map(str, options)))
-    assert isinstance(ended.value.code, int)
-    return ended.value.code, *capsys.readouterr()
+    return ended(capsys, main, *options)
 
 
 def test_a_photo_has_the_same_classes_as_here(
-    rasp4: Address,
-    tracker: Tracker,
+    there: list[str],
     folders: tuple[Path, Path],
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     here, board = folders
     code, expected, _ = invoke(capsys, here, "--image", CAT)
     assert code == 0
-    wait_for_boards(rasp4.tracker, rasp4.key)
-    there = ["--tracker", tracker.address]
     code, output, errors = invoke(capsys, board, "--image", CAT, "--check", *there)
     assert (code, errors) == (0, "")
     *table, agreement = output.splitlines()
@@ -85,8 +69,7 @@ def test_a_photo_has_the_same_classes_as_here(
 
 
 def test_logits_are_those_of_here(
-    rasp4: Address,
-    tracker: Tracker,
+    there: list[str],
     folders: tuple[Path, Path],
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
@@ -97,8 +80,7 @@ def test_logits_are_those_of_here(
     noise = np.random.default_rng(0).standard_normal((2, size, size, 3), dtype=np.float32)
     np.save(tmp_path / "x.npy", np.concatenate([photo, noise]))
     logits = []
-    wait_for_boards(rasp4.tracker, rasp4.key)
-    for folder, options in zip(folders, ([], ["--tracker", tracker.address]), strict=True):
+    for folder, options in zip(folders, ([], there), strict=True):
         arrays = ["--input", tmp_path / "x.npy", "--output", tmp_path / "y.npy"]
         assert invoke(capsys, folder, *arrays, *options) == (0, "", "")
         logits.append(np.load(tmp_path / "y.npy"))
@@ -115,16 +97,14 @@ def test_logits_are_those_of_here(
     ],
 )
 def test_wrong_options_end_in_a_sentence(
-    rasp4: Address,
-    tracker: Tracker,
+    there: list[str],
     folders: tuple[Path, Path],
     options: list[str],
     message: str,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    wait_for_boards(rasp4.tracker, rasp4.key)
-    there = [] if "--tracker" in options else ["--tracker", tracker.address]
-    code, output, errors = invoke(capsys, folders[1], "--image", CAT, *there, *options)
+    where = [] if "--tracker" in options else there
+    code, output, errors = invoke(capsys, folders[1], "--image", CAT, *where, *options)
     assert (code, output) == (1, "")
     assert message in errors and errors.count("\n") == 1
 
@@ -143,8 +123,7 @@ def test_no_tracker_and_no_board_are_named(
 
 
 def test_a_damaged_library_is_not_uploaded(
-    rasp4: Address,
-    tracker: Tracker,
+    there: list[str],
     folders: tuple[Path, Path],
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
@@ -152,8 +131,6 @@ def test_a_damaged_library_is_not_uploaded(
     shutil.copytree(folders[1], tmp_path / "out")
     with (tmp_path / "out" / LIBRARY).open("ab") as file:
         file.write(b"\0")
-    wait_for_boards(rasp4.tracker, rasp4.key)
-    there = ["--tracker", tracker.address]
     code, _, errors = invoke(capsys, tmp_path / "out", "--image", CAT, *there)
     assert code == 1 and "is damaged" in errors
     (tmp_path / "out" / MANIFEST).unlink()

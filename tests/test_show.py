@@ -6,9 +6,8 @@ from math import prod
 from pathlib import Path
 
 import pytest
-from conftest import TINY
+from conftest import TINY, ended
 
-from mnv2_tvm.cli import run_verb
 from mnv2_tvm.errors import UserError
 from mnv2_tvm.kernels import KERNELS, schedule_class
 from mnv2_tvm.layer import Layer
@@ -48,10 +47,7 @@ def keep(logs: Path, target: Target, layer: Layer, threads: int, point: int) -> 
 
 def invoke(capsys: pytest.CaptureFixture[str], *options: object) -> tuple[int, str, str]:
     """Exit code and both streams of `python -m mnv2_tvm.show OPTIONS`."""
-    with pytest.raises(SystemExit) as ended:
-        run_verb(main, list(map(str, options)))
-    assert isinstance(ended.value.code, int)
-    return ended.value.code, *capsys.readouterr()
+    return ended(capsys, main, *options)
 
 
 @pytest.mark.parametrize("layer", ONE_OF_EACH, ids=lambda layer: layer.name)

@@ -1,0 +1,63 @@
+"""A search on some tiny layers: its network, its logs, and what holds of every log."""
+
+import json
+from collections import Counter
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+from mnv2_tvm.kernels import Schedule, schedule_class
+from mnv2_tvm.layer import Layer
+from mnv2_tvm.model import Architecture
+from mnv2_tvm.network import SourceNetwork
+from mnv2_tvm.pipeline import network_blocks, network_layers
+from mnv2_tvm.search.records import MEASUREMENTS, Measurement, TuningLog
+from mnv2_tvm.target import Target
+from mnv2_tvm.tune import TuneReport
+
+SMALL = Architecture(0.35, 32)
+SIZE = ["--width", "0.35", "--resolution", "32"]
+MODULE = SourceNetwork.make(SMALL, None, 0).relax()
+LAYERS, BLOCKS = network_layers(MODULE), network_blocks(MODULE)
+GLOB = "f32-*conv-*1x1x336*"  # depthwise, linear and residual
+SEARCHED = {layer for layer in LAYERS if fnmatchcase(layer.name, GLOB)}
+TRIALS = 6
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """A search that is over, and the folder of its logs. Copy the folder to go on from there."""
+
+    log_dir: Path
+    report: TuneReport
+
+
+def lines_of(log: TuningLog) -> list[str]:
+    """The whole lines of the measurements."""
+    path = log.folder / MEASUREMENTS
+    return path.read_text().splitlines(keepends=True) if path.exists() else []
+
+
+def parsed(lines: list[str]) -> list[Measurement]:
+    return [Measurement.from_json(json.loads(line)) for line in lines]
+
+
+def assert_nothing_twice(measurements: list[Measurement]) -> None:
+    counts = Counter((m.layer, m.schedule) for m in measurements)
+    assert max(counts.values(), default=1) == 1, counts.most_common(1)
+
+
+def space_of(layer: Layer, target: Target) -> list[Schedule]:
+    return list(schedule_class(layer).space(layer, target))
+
+
+def trials_of(target: Target, trials: int) -> Counter[Layer]:
+    """How many points of each layer a search measures: a small space has fewer than asked for."""
+    return Counter({layer: min(trials, len(space_of(layer, target))) for layer in SEARCHED})
+
+
+def keep_failures(log: TuningLog, layer: Layer, schedules: list[Schedule], failure: str) -> None:
+    """Write a measurement that failed for each schedule."""
+    log.open_for_writing()
+    for schedule in schedules:
+        log.append(Measurement(layer, schedule, None, None, failure))

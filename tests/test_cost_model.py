@@ -1,0 +1,108 @@
+"""The cost model: it learns the order of what it has not seen, from right numbers alone."""
+
+import random
+from math import isfinite
+from typing import Any
+
+import numpy as np
+import pytest
+from small_search import space_of
+
+from mnv2_tvm.kernels import Schedule
+from mnv2_tvm.layer import Layer
+from mnv2_tvm.model import Architecture
+from mnv2_tvm.network import SourceNetwork
+from mnv2_tvm.pipeline import default_schedule, network_layers
+from mnv2_tvm.search.cost_model import CostModel, features
+from mnv2_tvm.search.records import Measurement
+from mnv2_tvm.target import Target
+
+
+def synthetic_time(schedule: Any, target: Target, layer: Layer) -> float:
+    """A speed that follows from the decisions: full registers and few left-over rows are fast."""
+    waste = -layer.height * layer.width % schedule.tile_m
+    registers = schedule.registers(layer, target)
+    return (40 - registers) * (1 + 0.1 * waste) * (1.3 if schedule.order == "mn" else 1.0)
+
+
+def rank_correlation(target: Target, layer: Layer, ranked: list[Schedule]) -> float:
+    """Spearman's, between the order of a ranking and the true times."""
+    times = np.array([synthetic_time(schedule, target, layer) for schedule in ranked])
+    places = np.argsort(np.argsort(times, kind="stable"))
+    return float(np.corrcoef(places, np.arange(len(ranked)))[0, 1])
+
+
+def measured(target: Target, layer: Layer, schedules: list[Schedule]) -> list[Measurement]:
+    times = [synthetic_time(schedule, target, layer) for schedule in schedules]
+    return [
+        Measurement(layer, schedule, median_us, 0.0, None)
+        for schedule, median_us in zip(schedules, times, strict=True)
+    ]
+
+
+@pytest.fixture
+def pointwise() -> list[Layer]:
+    """Layers with large spaces, of one kernel."""
+    layers = network_layers(SourceNetwork.make(Architecture(1.0, 224), None, 0).relax())
+    return [layer for layer in dict.fromkeys(layers) if layer.operator == "pwconv"][:6]
+
+
+def shuffled(target: Target, layer: Layer) -> list[Schedule]:
+    space = space_of(layer, target)
+    random.Random(1).shuffle(space)
+    return space
+
+
+def test_model_ranks_what_it_has_not_seen(target: Target, pointwise: list[Layer]) -> None:
+    """Other points of the same layer, and points of another layer, with a wide margin to chance."""
+    *known, new = pointwise
+    model = CostModel(target, seed=0)
+    rows = []
+    for layer in known:
+        space = shuffled(target, layer)
+        rows += measured(target, layer, space[: len(space) // 2])
+    model.fit(rows)
+    space = shuffled(target, known[0])
+    unseen = space[len(space) // 2 :]
+    ranked = model.rank(known[0], unseen)
+    assert sorted(map(str, ranked)) == sorted(map(str, unseen))
+    assert rank_correlation(target, known[0], unseen) < 0.5
+    assert rank_correlation(target, known[0], ranked) > 0.8
+    assert rank_correlation(target, new, model.rank(new, shuffled(target, new))) > 0.6
+
+
+def test_model_learns_nothing_from_failures(target: Target, pointwise: list[Layer]) -> None:
+    layer = pointwise[0]
+    space = shuffled(target, layer)
+    failures = [Measurement(layer, schedule, None, None, "crash: x") for schedule in space]
+    alone, beside = CostModel(target, seed=0), CostModel(target, seed=0)
+    alone.fit(measured(target, layer, space[:30]))
+    beside.fit(failures + measured(target, layer, space[:30]))
+    assert beside.rank(layer, space) == alone.rank(layer, space) != space
+
+
+def test_model_with_too_few_rows_leaves_the_order(target: Target, pointwise: list[Layer]) -> None:
+    layer = pointwise[0]
+    space = shuffled(target, layer)
+    model = CostModel(target, seed=0)
+    assert model.rank(layer, space) == space
+    model.fit([])
+    model.fit(measured(target, layer, space[:15]))
+    assert model.rank(layer, space) == space
+    model.fit(measured(target, layer, space[:16]))
+    assert model.rank(layer, space) != space
+    assert model.rank(layer, []) == []
+
+
+def test_features_are_finite_numbers_of_one_length(target: Target) -> None:
+    layers = network_layers(SourceNetwork.make(Architecture(1.0, 224), None, 0).relax())
+    assert {layer.operator for layer in layers} == {"conv", "dwconv", "pwconv", "avgpool"}
+    lengths = set()
+    for layer in dict.fromkeys(layers):
+        space = space_of(layer, target)
+        rows = [features(layer, point, target) for point in (space[0], space[-1])]
+        rows.append(features(layer, default_schedule(layer, target), target))
+        assert all(isfinite(value) for row in rows for value in row)
+        lengths |= set(map(len, rows))
+        assert len(space) == 1 or rows[0] != rows[1], "the model could not tell them apart"
+    assert len(lengths) == 1

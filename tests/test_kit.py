@@ -1,0 +1,96 @@
+"""The kit for a board: whole or not at all, and it installs itself, pip and all."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from device_boards import free_port, wait_for_boards
+
+from mnv2_tvm.device.kit import write_kit
+from mnv2_tvm.device.listing import list_boards
+from mnv2_tvm.device.tracker import start_tracker
+from mnv2_tvm.errors import UserError
+from mnv2_tvm.target import Target
+from mnv2_tvm.versions import versions
+
+RASP4 = Target.load("rasp4")
+
+
+def test_a_kit_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
+    kit = write_kit(RASP4, tmp_path / "kit")
+    names = {path.name for path in kit.iterdir()}
+    assert names == {"board", "install.sh", "requirements.txt", "README.txt"}
+    pins = [f"{name}=={versions()[name]}" for name in ("apache-tvm", "apache-tvm-ffi")]
+    assert (kit / "requirements.txt").read_text().split() == pins
+    for name in ("install.sh", "README.txt"):
+        text = (kit / name).read_text()
+        assert "rasp4" in text and "@" not in text.replace('"$@"', "")
+    write_kit(Target.load("rasp5"), kit)
+    assert "rasp5" in (kit / "install.sh").read_text()
+    (kit / "mine").touch()
+    with pytest.raises(UserError, match="is no kit"):
+        write_kit(RASP4, kit)
+    assert [path.name for path in tmp_path.iterdir()] == ["kit"]
+
+
+@pytest.mark.parametrize("name", ["android", "android-dotprod", "rasp4-32"])
+def test_there_is_no_kit_without_wheels(tmp_path: Path, name: str) -> None:
+    with pytest.raises(UserError, match=name):
+        write_kit(Target.load(name), tmp_path / "kit")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_kit_for_another_machine_says_so(tmp_path: Path) -> None:
+    kit = write_kit(RASP4, tmp_path / "kit")
+    command = [kit / "install.sh", "--tracker", "127.0.0.1:1"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "this kit is for aarch64" in done.stderr
+    assert not (kit / "venv").exists()
+
+
+def test_a_kit_installs_itself_and_registers(here: Target, tmp_path: Path) -> None:
+    """For real, pip and all; then with --boot, where a script stands for systemctl."""
+    kit = write_kit(here, tmp_path / "kit")
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    (tools / "systemctl").write_text(f'#!/bin/sh\necho "$@" >> {tools}/calls\n')
+    (tools / "systemctl").chmod(0o755)
+    environment = {
+        **{k: v for k, v in os.environ.items() if not k.startswith("PYTHON")},
+        "HOME": str(tmp_path),
+        "PATH": f"{tools}:{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "PIP_CACHE_DIR": str(Path.home() / ".cache/pip"),
+    }
+    port = free_port()
+    command = [str(kit / "install.sh"), "--port", str(port), "--tracker"]
+    with start_tracker(port=0) as own:
+        address = own.host, own.port
+        with subprocess.Popen([*command, own.address], env=environment) as process:
+            try:
+                wait_for_boards(address, here.name)
+                (board,) = list_boards(address)
+            finally:
+                process.terminate()
+    assert process.returncode == 0
+    assert (board.port, board.state) == (port, "free")
+    assert board.info["apache-tvm"] == versions()["apache-tvm"]
+    command += ["10.0.0.7:9190", "--host", "0.0.0.0", "--boot"]
+    subprocess.run(command, env=environment, check=True, timeout=120)
+    unit = kit / "mnv2-board.service"
+    assert (tools / "calls").read_text().splitlines()[0] == f"enable --now {unit}"
+    lines = dict(line.split("=", 1) for line in unit.read_text().splitlines() if "=" in line)
+    assert lines["WorkingDirectory"] == str(kit)
+    options = f"--tracker 10.0.0.7:9190 --key {here.name} --host 0.0.0.0 --port {port}"
+    assert lines["ExecStart"].strip() == f'"{kit}/venv/bin/python" -m board.serve {options}'
+    assert lines["Restart"] == "always"
+
+
+def test_a_board_out_of_reach_of_its_tracker_is_refused(tmp_path: Path) -> None:
+    kit = write_kit(RASP4, tmp_path / "kit")
+    command = [sys.executable, "-m", "board.serve", "--key", "rasp4", "--tracker", "10.0.0.7:9190"]
+    done = subprocess.run(command, cwd=kit, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "--host 0.0.0.0" in done.stderr

@@ -1,0 +1,131 @@
+"""A search where the machine or a kernel is broken: it says so, and keeps no wrong candidate.
+
+A copy of the package with one line changed stands for a broken machine or a broken kernel.
+"""
+
+import shutil
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import run_python
+from rich.console import Console
+from small_search import (
+    GLOB,
+    LAYERS,
+    SEARCHED,
+    SIZE,
+    SMALL,
+    TRIALS,
+    assert_nothing_twice,
+    keep_failures,
+    lines_of,
+    parsed,
+    space_of,
+)
+
+import mnv2_tvm
+from mnv2_tvm.data import data_folder
+from mnv2_tvm.errors import UserError
+from mnv2_tvm.search.layers import known_layers, search_layers
+from mnv2_tvm.search.progress import Progress
+from mnv2_tvm.search.records import RECORDS, TuningLog
+from mnv2_tvm.target import Target
+from mnv2_tvm.tune import tune
+
+
+def test_only_failures_in_the_log_are_an_error(here: Target, tmp_path: Path) -> None:
+    layer = next(layer for layer in LAYERS if layer.operator == "avgpool")
+    space, log = space_of(layer, here), TuningLog.of(here, tmp_path)
+    keep_failures(log, layer, space, "wrong numbers: relative error 2.0e-01")
+    with pytest.raises(
+        UserError, match="nothing could be measured; first failure, in the log"
+    ) as e:
+        tune(here, SMALL, layer=layer.name, log_dir=tmp_path)
+    assert f"{layer.name}, {space[0]}: wrong numbers: relative error 2.0e-01" in str(e.value)
+    assert len(lines_of(log)) == len(space)
+    assert log.records() == []
+
+
+def test_no_time_at_all_is_an_error(here: Target, tmp_path: Path) -> None:
+    log, output = TuningLog.of(here, tmp_path), StringIO()
+    searches = known_layers(LAYERS, here, log)
+    with (
+        Progress(Console(file=output), 0.0) as progress,
+        pytest.raises(UserError, match="nothing could be measured; the time budget was used up"),
+    ):
+        search_layers(searches, here, log, trials=1, seed=0, reserve_s=0.0, progress=progress)
+    assert "the time budget is used up" in output.getvalue()
+
+
+@pytest.fixture
+def package(tmp_path: Path) -> Path:
+    """A folder with the package and the targets, to be changed."""
+    folder = tmp_path / "copy"
+    ignore = shutil.ignore_patterns("__pycache__", "tuning_logs")
+    shutil.copytree(Path(mnv2_tvm.__file__).parent, folder / "mnv2_tvm", ignore=ignore)
+    shutil.copytree(data_folder("targets"), folder / "targets", dirs_exist_ok=True)
+    return folder
+
+
+def tune_copy(package: Path, target: Target, *options: object) -> Any:
+    """`python -m mnv2_tvm.tune` of the copy; -P: not of the package in the working directory."""
+    command = ["-P", "-m", "mnv2_tvm.tune", "--target", target.name, *SIZE, *map(str, options)]
+    return run_python(*command, PYTHONPATH=str(package))
+
+
+def test_nothing_could_be_measured(here: Target, package: Path, tmp_path: Path) -> None:
+    """Every link fails; the next search, on a mended machine, tries all of them again."""
+    toml = package / "targets" / f"{here.name}.toml"
+    text = toml.read_text()
+    assert text.count(f'"{here.link.emulation}"') == 1
+    toml.write_text(text.replace(f'"{here.link.emulation}"', '"elf_x87"'))
+    options = ["--layer", GLOB, "--trials", 2, "--log-dir", tmp_path]
+    done = tune_copy(package, here, *options)
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    error = done.stderr[done.stderr.index("error: nothing could be measured") :]
+    assert "first failure: f32-" in error
+    assert "ld.lld failed" in error and "elf_x87" in error
+
+    log = TuningLog.of(here, tmp_path)
+    measurements = parsed(lines_of(log))
+    assert len(measurements) == 2 * len(SEARCHED)
+    assert all("elf_x87" in (m.failure or "") for m in measurements)
+    assert not (log.folder / RECORDS).exists()
+    assert all(search.times == {} for search in known_layers(LAYERS, here, log))
+
+
+def test_wrong_candidates_are_never_kept(here: Target, package: Path, tmp_path: Path) -> None:
+    """A third of the pointwise space forgets ReLU6, and is as fast as the rest."""
+    pixels = [one for one in LAYERS if one.operator == "pwconv" and one.height == 1]
+    layer = next(one for one in pixels if one.epilogue == "relu6")
+    space = space_of(layer, here)
+    wrong = {schedule for schedule in space if schedule.unroll_k == 4}  # type: ignore[attr-defined]
+    assert 0 < len(wrong) < len(space)
+    with (package / "mnv2_tvm" / "kernels" / "__init__.py").open("a") as file:
+        file.write(
+            "\n_body = Pointwise.body\n\n"
+            "def _broken(self, layer, target, operands):\n"
+            "    epilogue = 'linear' if self.unroll_k == 4 else layer.epilogue\n"
+            "    from dataclasses import replace\n"
+            "    _body(self, replace(layer, epilogue=epilogue), target, operands)\n\n"
+            "Pointwise.body = _broken\n"
+        )
+    options = ["--layer", layer.name, "--trials", 2 * TRIALS, "--log-dir", tmp_path]
+    done = tune_copy(package, here, *options)
+    assert done.returncode == 0, done.stderr
+    log = TuningLog.of(here, tmp_path)
+    measurements = parsed(lines_of(log))
+    assert_nothing_twice(measurements)
+    failed = {m.schedule for m in measurements if m.failure}
+    assert failed == wrong & {m.schedule for m in measurements}
+    assert failed
+    assert all(
+        m.failure.startswith("wrong numbers: relative error ") for m in measurements if m.failure
+    )
+    assert f"{len(measurements) - len(failed)} candidates measured" in done.stdout
+    assert f"{len(failed)} failed" in done.stdout
+    (record,) = log.records()
+    assert record.schedule not in wrong
