@@ -14,6 +14,9 @@ from mnv2_tvm.data import data_folder
 from mnv2_tvm.deploy.loader import HEADER, LIBRARY, load
 from mnv2_tvm.deploy.manifest import MANIFEST
 from mnv2_tvm.layer import Layer
+from mnv2_tvm.model import Architecture
+from mnv2_tvm.network import SourceNetwork
+from mnv2_tvm.pipeline import network_blocks, network_layers
 from mnv2_tvm.search.records import RECORDS, Decisions
 from mnv2_tvm.target import Target
 
@@ -111,17 +114,22 @@ def test_data_comes_from_inside(installed: Path, tmp_path: Path) -> None:
     ]
 
 
-def test_show_runs_and_takes_the_records_inside(installed: Path, tmp_path: Path) -> None:
-    output = run_installed(installed, tmp_path, "-m", "mnv2_tvm.show", "--target", "x86-avx2")
-    assert output.startswith("1.0-224 on x86-avx2\n")
-    rows = [line for line in output.splitlines() if line.startswith(" f32-")]
-    assert rows
-    decisions = Decisions.load(Target.load("x86-avx2"), 1)
-    for row in rows:
-        name, source, *_ = row.split()
-        layer = Layer.parse(name)
-        assert source == decisions.source(layer), row
-        assert source == "tuned" or layer.parts != (layer,), row
+@pytest.mark.parametrize("target_name", ["x86-avx2", "x86-avx512"])
+def test_show_runs_and_takes_the_records_inside(
+    installed: Path, tmp_path: Path, target_name: str
+) -> None:
+    """Every layer and block of 1.0-224 has a record of its own there."""
+    output = run_installed(installed, tmp_path, "-m", "mnv2_tvm.show", "--target", target_name)
+    assert output.startswith(f"1.0-224 on {target_name}\n")
+    rows = [line.split() for line in output.splitlines() if line.startswith(" f32-")]
+    module = SourceNetwork.make(Architecture(1.0, 224), None, 0).relax()
+    layers = set(network_layers(module) + network_blocks(module))
+    assert {Layer.parse(name) for name, *_ in rows} == layers
+    decisions = Decisions.load(Target.load(target_name), 1)
+    for name, source, *shown in rows:
+        assert source == "tuned", name
+        schedule = decisions.tuned[Layer.parse(name)]
+        assert " ".join(shown) == str(schedule or "layer by layer"), name
 
 
 def test_build_runs(installed: Path, tmp_path: Path) -> None:
