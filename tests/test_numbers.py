@@ -12,7 +12,6 @@ from test_weights import State, as_timm
 
 from mnv2_tvm.build import build
 from mnv2_tvm.deploy.loader import load
-from mnv2_tvm.errors import UserError
 from mnv2_tvm.model import Architecture, random_state
 from mnv2_tvm.network import SourceNetwork, relative_error
 from mnv2_tvm.search.problem import TOLERANCE
@@ -25,15 +24,6 @@ ARCHITECTURES = [
     Architecture(0.75, 97),
     Architecture(1.0, 131),
 ]
-
-
-@pytest.fixture(scope="module")
-def x86() -> Target:
-    """The target of an alias: on every x86 host the code that its users get."""
-    try:
-        return Target.load("x86")
-    except UserError as error:
-        pytest.skip(str(error))
 
 
 def error_of(target: Target, network: SourceNetwork, reference: SourceNetwork) -> float:
@@ -49,9 +39,9 @@ def error_of(target: Target, network: SourceNetwork, reference: SourceNetwork) -
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES, ids=lambda a: f"{a.width}-{a.resolution}")
-def test_network_gives_the_numbers_of_torch(x86: Target, architecture: Architecture) -> None:
+def test_network_gives_the_numbers_of_torch(here: Target, architecture: Architecture) -> None:
     network = SourceNetwork.make(architecture, None, seed=0)
-    assert error_of(x86, network, network) <= TOLERANCE
+    assert error_of(here, network, network) <= TOLERANCE
 
 
 def save_torchvision_pth(state: State, folder: Path) -> Path:
@@ -66,7 +56,7 @@ def save_timm_safetensors(state: State, folder: Path) -> Path:
 
 @pytest.mark.parametrize("save", [save_torchvision_pth, save_timm_safetensors])
 def test_weights_of_a_file_reach_the_library(
-    x86: Target, tmp_path: Path, save: Callable[[State, Path], Path]
+    here: Target, tmp_path: Path, save: Callable[[State, Path], Path]
 ) -> None:
     architecture = Architecture(0.5, 96, classes=7)
     state = random_state(architecture, 3)
@@ -74,4 +64,4 @@ def test_weights_of_a_file_reach_the_library(
     network = SourceNetwork.make(architecture, path, seed=0)
     assert network.weights == path.name
     reference = SourceNetwork(architecture, state, "as they were before the file")
-    assert error_of(x86, network, reference) <= TOLERANCE
+    assert error_of(here, network, reference) <= TOLERANCE
