@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from device_boards import SHORT_S, wait_for_boards
+from device_boards import SHORT_S, ready_tracker, wait_for_boards
 from small_search import GLOB, SMALL, TRIALS, Tuned
 
 import mnv2_tvm
@@ -23,7 +23,7 @@ from mnv2_tvm.data import data_folder
 from mnv2_tvm.deploy.manifest import Manifest
 from mnv2_tvm.device.emulate import LocalBoards
 from mnv2_tvm.device.session import Address
-from mnv2_tvm.device.tracker import Tracker, start_tracker
+from mnv2_tvm.device.tracker import Tracker
 from mnv2_tvm.model import Architecture
 from mnv2_tvm.network import SourceNetwork
 from mnv2_tvm.target import Target, target_names
@@ -126,7 +126,7 @@ def tuned(here: Target, tmp_path_factory: pytest.TempPathFactory) -> Tuned:
 @pytest.fixture(scope="module")
 def tracker() -> Iterator[Tracker]:
     """A tracker of the test file's own."""
-    with start_tracker(port=0) as running:
+    with ready_tracker() as running:
         yield running
 
 

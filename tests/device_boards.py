@@ -13,9 +13,10 @@ from tvm import rpc
 from tvm.rpc.base import TrackerCode
 
 from mnv2_tvm.deploy.link import compile_c, link_shared
+from mnv2_tvm.device.failure import DeviceError
 from mnv2_tvm.device.listing import summary
 from mnv2_tvm.device.session import Address as BoardAddress
-from mnv2_tvm.device.tracker import ask, connect
+from mnv2_tvm.device.tracker import Tracker, ask, connect, start_tracker
 from mnv2_tvm.target import Target
 
 Address = tuple[str, int]
@@ -43,6 +44,22 @@ def wait_until(condition: Callable[[], bool], what: str, patience_s: float = PAT
     while not condition():
         assert time.monotonic() < deadline, f"not within {patience_s:.0f} s: {what}"
         time.sleep(0.05)
+
+
+@contextmanager
+def ready_tracker(port: int = 0) -> Iterator[Tracker]:
+    """A tracker that answers: on a loaded machine its start takes longer than anybody waits."""
+
+    def answers() -> bool:
+        try:
+            summary((tracker.host, tracker.port))
+        except DeviceError:
+            return False
+        return True
+
+    with start_tracker(port=port) as tracker:
+        wait_until(answers, "an answer of the tracker")
+        yield tracker
 
 
 def wait_for_boards(tracker: Address, key: str, count: int = 1) -> None:

@@ -7,11 +7,18 @@ import sys
 from pathlib import Path
 
 import pytest
-from device_boards import Address, free_port, processes_with, session, wait_for_boards, wait_until
+from device_boards import (
+    Address,
+    free_port,
+    processes_with,
+    ready_tracker,
+    session,
+    wait_for_boards,
+    wait_until,
+)
 
 from mnv2_tvm.device.emulate import LocalBoards
 from mnv2_tvm.device.listing import summary
-from mnv2_tvm.device.tracker import start_tracker
 from mnv2_tvm.errors import UserError
 from mnv2_tvm.target import Target
 
@@ -38,15 +45,15 @@ def test_emulate_leaves_no_process(address: Address, end: signal.Signals) -> Non
 
 def test_a_board_registers_again_with_a_new_tracker(here: Target) -> None:
     port = free_port()
-    with start_tracker(port=port) as first, LocalBoards(here, (first.host, port)):
+    with ready_tracker(port=port) as first, LocalBoards(here, (first.host, port)):
         wait_for_boards((first.host, port), here.name)
         first.close()
-        with start_tracker(port=port) as second:
+        with ready_tracker(port=port) as second:
             wait_for_boards((second.host, port), here.name)
 
 
 def test_a_listener_that_dies_is_started_again(here: Target) -> None:
-    with start_tracker(port=0) as own, LocalBoards(here, (own.host, own.port)) as boards:
+    with ready_tracker() as own, LocalBoards(here, (own.host, own.port)) as boards:
         address = own.host, own.port
         wait_for_boards(address, here.name)
         supervisor = boards.processes[0].pid

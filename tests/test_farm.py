@@ -13,13 +13,13 @@ from typing import Any
 
 import pytest
 from conftest import TINY
-from device_boards import addresses, wait_for_boards, wait_until
+from device_boards import addresses, ready_tracker, wait_for_boards, wait_until
 from rich.console import Console
 
 from mnv2_tvm.deploy.link import compile_c, ffi_includes, link_shared
 from mnv2_tvm.device.emulate import LocalBoards
 from mnv2_tvm.device.session import Address
-from mnv2_tvm.device.tracker import Tracker, start_tracker
+from mnv2_tvm.device.tracker import Tracker
 from mnv2_tvm.device.workers import WorkerPool
 from mnv2_tvm.layer import Layer
 from mnv2_tvm.passes.packed_entry import ENTRY
@@ -39,7 +39,7 @@ SOURCES = Path(__file__).parent / "c"
 
 @pytest.fixture
 def tracker() -> Iterator[Tracker]:
-    with start_tracker(port=0) as running:
+    with ready_tracker() as running:
         yield running
 
 

@@ -6,11 +6,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from device_boards import free_port, wait_for_boards
+from device_boards import free_port, ready_tracker, wait_for_boards
 
 from mnv2_tvm.device.kit import write_kit
 from mnv2_tvm.device.listing import list_boards
-from mnv2_tvm.device.tracker import start_tracker
 from mnv2_tvm.errors import UserError
 from mnv2_tvm.target import Target
 from mnv2_tvm.versions import versions
@@ -66,7 +65,7 @@ def test_a_kit_installs_itself_and_registers(here: Target, tmp_path: Path) -> No
     }
     port = free_port()
     command = [str(kit / "install.sh"), "--port", str(port), "--tracker"]
-    with start_tracker(port=0) as own:
+    with ready_tracker() as own:
         address = own.host, own.port
         with subprocess.Popen([*command, own.address], env=environment) as process:
             try:

@@ -8,13 +8,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from device_boards import wait_for_boards
+from device_boards import ready_tracker, wait_for_boards
 from tvm import runtime
 
 from mnv2_tvm.deploy.link import compile_c
 from mnv2_tvm.device.emulate import LocalBoards
 from mnv2_tvm.device.session import Address, Session
-from mnv2_tvm.device.tracker import start_tracker
 from mnv2_tvm.errors import UserError
 from mnv2_tvm.peak import SOURCE, PeakProbe, chains, compile_flags, write_probe
 from mnv2_tvm.target import Target
@@ -118,7 +117,7 @@ def test_the_time_is_that_of_the_rounds(tmp_path: Path) -> None:
 def test_a_board_measures_its_own_peak() -> None:
     """Compiled for it, uploaded and timed there: an emulated Raspberry Pi 4."""
     rasp4 = Target.load("rasp4")
-    with start_tracker(port=0) as tracker:
+    with ready_tracker() as tracker:
         address = Address((tracker.host, tracker.port), rasp4.name)
         with LocalBoards(rasp4, address.tracker):
             wait_for_boards(address.tracker, address.key)

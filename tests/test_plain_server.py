@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import TINY, Built, run_python
-from device_boards import free_port, wait_for_boards
+from device_boards import free_port, ready_tracker, wait_for_boards
 from rich.console import Console
 from tvm.rpc.base import TrackerCode
 
@@ -25,7 +25,7 @@ from mnv2_tvm.device.listing import list_boards
 from mnv2_tvm.device.plain_server import NOTHING_TOLD, WARNING
 from mnv2_tvm.device.remote_network import RemoteNetwork
 from mnv2_tvm.device.session import Address, Session
-from mnv2_tvm.device.tracker import Tracker, ask, connect, start_tracker
+from mnv2_tvm.device.tracker import Tracker, ask, connect
 from mnv2_tvm.errors import UserError
 from mnv2_tvm.images import load_image
 from mnv2_tvm.run import main as run_main
@@ -128,7 +128,7 @@ def test_list_shows_it_with_unknown_versions(stock: Address) -> None:
 
 def test_list_reads_a_port_that_is_text() -> None:
     """As TVM's C++ server and its Android app send it."""
-    with start_tracker(port=0) as own:
+    with ready_tracker() as own:
         address = own.host, own.port
         with closing(connect(address)) as connection:
             port = free_port()
@@ -142,7 +142,7 @@ def test_list_reads_a_port_that_is_text() -> None:
 def test_the_option_does_not_spare_our_own_server(
     here: Target, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with start_tracker(port=0) as own, LocalBoards(here, (own.host, own.port)):
+    with ready_tracker() as own, LocalBoards(here, (own.host, own.port)):
         address = Address((own.host, own.port), here.name, plain=True)
         wait_for_boards(address.tracker, address.key)
         with closing(Session(address)) as session:

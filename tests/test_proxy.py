@@ -13,7 +13,14 @@ import numpy as np
 import pytest
 from conftest import TINY, Built, run_python
 from device_boards import Address as TrackerAddress
-from device_boards import assert_fails, crashing_library, free_port, wait_for_boards, wait_until
+from device_boards import (
+    assert_fails,
+    crashing_library,
+    free_port,
+    ready_tracker,
+    wait_for_boards,
+    wait_until,
+)
 from tvm.rpc.base import TrackerCode
 
 import mnv2_tvm.device
@@ -21,7 +28,7 @@ from mnv2_tvm import load
 from mnv2_tvm.device.listing import list_boards, summary
 from mnv2_tvm.device.remote_network import RemoteNetwork
 from mnv2_tvm.device.session import Address, Session
-from mnv2_tvm.device.tracker import Tracker, ask, connect, start_tracker
+from mnv2_tvm.device.tracker import Tracker, ask, connect
 from mnv2_tvm.search.records import TuningLog
 from mnv2_tvm.target import Target
 from mnv2_tvm.tune import tune
@@ -154,17 +161,17 @@ def test_tracker_and_proxy_may_be_started_again(here: Target) -> None:
     tracker_port, proxy_port = free_port(), free_port()
     address = "127.0.0.1", tracker_port
     with (
-        start_tracker(port=tracker_port) as first,
+        ready_tracker(port=tracker_port) as first,
         proxy(first.address, proxy_port) as there,
         board(there, here.name),
     ):
         wait_for_boards(address, here.name)
         first.close()
-        with start_tracker(port=tracker_port):
+        with ready_tracker(port=tracker_port):
             wait_for_boards(address, here.name)
             assert Session(Address(address, here.name)).info["machine"] == here.host.machine
     with (
-        start_tracker(port=tracker_port) as second,
+        ready_tracker(port=tracker_port) as second,
         board(f"127.0.0.1:{proxy_port}", here.name),
         proxy(second.address, proxy_port),
     ):

@@ -8,14 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import Built, ended
-from device_boards import free_port, wait_for_boards
+from device_boards import free_port, ready_tracker, wait_for_boards
 
 from mnv2_tvm.build import build
 from mnv2_tvm.deploy.loader import LIBRARY
 from mnv2_tvm.deploy.manifest import MANIFEST
 from mnv2_tvm.device.emulate import LocalBoards
 from mnv2_tvm.device.session import Address
-from mnv2_tvm.device.tracker import Tracker, start_tracker
+from mnv2_tvm.device.tracker import Tracker
 from mnv2_tvm.images import load_image
 from mnv2_tvm.model import Architecture
 from mnv2_tvm.network import SourceNetwork, relative_error
@@ -116,7 +116,7 @@ def test_no_tracker_and_no_board_are_named(
     nowhere = f"127.0.0.1:{free_port()}"
     code, _, errors = invoke(capsys, folders[1], *image, nowhere)
     assert code == 1 and f"no tracker at {nowhere}" in errors
-    with start_tracker(port=0) as own:
+    with ready_tracker() as own:
         code, _, errors = invoke(capsys, folders[1], *image, own.address)
     assert code == 1 and f"no board 'rasp4' at the tracker {own.address}" in errors
     assert "device emulate --target rasp4" in errors

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from conftest import Built, ends, run_python
-from device_boards import SHORT_S, SLACK_S, registered, wait_for_boards
+from device_boards import SHORT_S, SLACK_S, ready_tracker, registered, wait_for_boards
 
 import mnv2_tvm.bench
 import mnv2_tvm.device
@@ -17,14 +17,14 @@ import mnv2_tvm.tune
 from mnv2_tvm.device.emulate import LocalBoards
 from mnv2_tvm.device.failure import DeviceError
 from mnv2_tvm.device.session import ANSWER_S, Address, Session
-from mnv2_tvm.device.tracker import Tracker, start_tracker
+from mnv2_tvm.device.tracker import Tracker
 from mnv2_tvm.target import Target
 
 
 @pytest.fixture(scope="module")
 def other_tracker() -> Iterator[Tracker]:
     """A tracker without any board."""
-    with start_tracker(port=0) as running:
+    with ready_tracker() as running:
         yield running
 
 

@@ -8,7 +8,7 @@ from contextlib import closing
 
 import pytest
 from conftest import run_python
-from device_boards import Address, free_port
+from device_boards import Address, free_port, ready_tracker
 from tvm.rpc.base import TrackerCode
 
 from mnv2_tvm.device.listing import Board, board_table, list_boards
@@ -49,7 +49,7 @@ def test_list_ends_soon_without_a_tracker() -> None:
 
 
 def test_list_without_boards_says_how_to_get_one() -> None:
-    with start_tracker(port=0) as tracker:
+    with ready_tracker() as tracker:
         done = run_python("-m", "mnv2_tvm.device", "list", "--tracker", tracker.address)
         assert done.returncode == 1
         assert "no board is registered" in done.stderr and "device kit" in done.stderr
