@@ -22,6 +22,7 @@ import mnv2_tvm
 from mnv2_tvm import UserError, load
 from mnv2_tvm.build import build
 from mnv2_tvm.deploy.elf import API
+from mnv2_tvm.deploy.localise import localise
 from mnv2_tvm.deploy.package import STATIC_LIBRARY
 from mnv2_tvm.network import relative_error
 from mnv2_tvm.target import Target
@@ -192,6 +193,17 @@ def test_a_program_may_have_all_names_of_the_library_but_the_interface(
     include = ["-I", package.folder / "include", "-fno-builtin", "-w"]
     run(tool("gcc"), *include, *parts, "-pthread", "-o", tmp_path / "example")
     check_example(package, [tmp_path / "example"], tmp_path)
+
+
+def test_an_object_that_cannot_be_renumbered_is_refused(tmp_path: Path) -> None:
+    """C++ has groups of sections, which name a symbol by number."""
+    source, built = tmp_path / "group.cpp", tmp_path / "group.o"
+    source.write_text("inline int twice(int x) { return 2 * x; }\nint (*f)(int) = twice;\n")
+    run(tool("g++"), "-c", source, "-o", built)
+    before = built.read_bytes()
+    with pytest.raises(UserError, match=r"group\.o: section \.group cannot be renumbered"):
+        localise(built, {"f"})
+    assert built.read_bytes() == before
 
 
 def test_a_static_program_touches_no_byte_outside_its_buffers(

@@ -14,8 +14,7 @@ from elftools.elf.sections import SymbolTableSection
 
 from mnv2_tvm.errors import UserError
 
-# Sections that name symbols by number and are neither relocations nor the table itself.
-_UNKNOWN = ("SHT_GROUP", "SHT_SYMTAB_SHNDX")
+_RELOCATIONS = ("SHT_REL", "SHT_RELA")
 
 
 def localise(path: Path, keep: Collection[str]) -> None:
@@ -27,16 +26,16 @@ def localise(path: Path, keep: Collection[str]) -> None:
     with path.open("rb") as file:
         elf = ELFFile(file)
         sections = list(elf.iter_sections())
-        for section in sections:
-            if section["sh_type"] in _UNKNOWN:
-                raise UserError(f"{path}: section {section.name} cannot be renumbered")
         (table,) = [s for s in sections if isinstance(s, SymbolTableSection)]
+        linked = [s for s in sections if s["sh_link"] == elf.get_section_index(table.name)]
+        for section in linked:  # those that name symbols by number
+            if section["sh_type"] not in _RELOCATIONS:
+                raise UserError(f"{path}: section {section.name} cannot be renumbered")
         order, local = _sort(table, keep)
         _write_symbols(content, elf, table, order, local)
         number = {old: new for new, old in enumerate(order)}
-        for section in sections:
-            if section["sh_type"] in ("SHT_REL", "SHT_RELA"):
-                _renumber(content, elf, section, number)
+        for section in linked:
+            _renumber(content, elf, section, number)
     path.write_bytes(content)
 
 
