@@ -10,10 +10,12 @@ import typer
 from rich.table import Table
 
 from mnv2_tvm import cli
+from mnv2_tvm.deploy.bare_metal import write_static_library
 from mnv2_tvm.deploy.elf import code_bytes
 from mnv2_tvm.deploy.library import Interface, write_library
 from mnv2_tvm.deploy.loader import library_path
 from mnv2_tvm.deploy.manifest import MANIFEST, Manifest, file_sha256
+from mnv2_tvm.deploy.memory_fit import byte_count, check_fit, with_memory
 from mnv2_tvm.deploy.package import write_package
 from mnv2_tvm.errors import UserError
 from mnv2_tvm.model import Architecture
@@ -36,7 +38,8 @@ def build(
 ) -> Manifest:
     """Write `libmnv2.so`, `mnv2.h` and `manifest.json` to `output`, all of them or none.
 
-    `package` writes the folder of `mnv2_tvm.deploy.package` and `manifest.json` instead.
+    `package` writes the folder of `mnv2_tvm.deploy.package` and `manifest.json` instead. For a
+    microcontroller the library is `libmnv2.a`; UserError where it does not fit its memory.
     `decisions` are by default those of the shipped tuning log. An earlier build in `output` is
     replaced. Raises UserError where `output` cannot be written or holds something else.
     """
@@ -44,14 +47,15 @@ def build(
     with _naming(output):
         _check_output(output)
     compilation = compile_network(network.relax(), target, decisions, dump=dump)
+    check_fit(compilation, network.architecture)
     interface = Interface.of(compilation, threads)
     with _naming(output):
         output.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{output.name}-", dir=output.parent) as name:
             folder = Path(name) / "new"
             folder.mkdir()
-            write = write_package if package else write_library
-            write(compilation, interface, folder)
+            _write(compilation, interface, folder, package)
+            check_fit(compilation, network.architecture, code_bytes(library_path(folder)))
             manifest = _manifest(compilation, interface, decisions, network, folder)
             manifest.write(folder)
             _put_in_place(folder, output, Path(name) / "old")
@@ -78,6 +82,20 @@ def _put_in_place(folder: Path, output: Path, aside: Path) -> None:
         if earlier:
             aside.rename(output)
         raise
+
+
+def _write(compilation: Compilation, interface: Interface, folder: Path, package: bool) -> None:
+    """Write the library and its header: a static one where nothing could load another."""
+    target = compilation.target
+    if target.microcontroller is None:
+        write = write_package if package else write_library
+        write(compilation, interface, folder)
+    elif package:
+        raise UserError(
+            f"{target.name} has no packages: its library is static; leave --package out"
+        )
+    else:
+        write_static_library(compilation, interface, folder)
 
 
 def _check_output(output: Path) -> None:
@@ -170,10 +188,16 @@ def main(
             "--package", help="Write include/, lib/ with CMake and pkg-config, example.c."
         ),
     ] = False,
+    flash: Annotated[
+        int | None, typer.Option(parser=byte_count, help="Of a microcontroller, e.g. 2M.")
+    ] = None,
+    ram: Annotated[
+        int | None, typer.Option(parser=byte_count, help="Of a microcontroller, e.g. 320K.")
+    ] = None,
 ) -> None:
     """Compile MobileNetV2 for a target into libmnv2.so, mnv2.h and manifest.json."""
     architecture = Architecture(width, resolution, classes, batch)
-    machine = Target.load(target)
+    machine = with_memory(Target.load(target), flash, ram)
     network = SourceNetwork.make(architecture, weights, seed)
     decisions = Decisions.load(machine, threads, log_dir)
     manifest = build(

@@ -93,6 +93,16 @@ def compile_network(
     return compilation
 
 
+def plan_network(module: Any, target: Target, choose: Choose) -> Compilation:
+    """The phases up to the plan of its memory, which are the quick ones."""
+    compilation = Compilation(module, target, choose)
+    for name, phase in PHASES:
+        compilation = phase(compilation)
+        if name == "plan_memory":
+            break
+    return compilation
+
+
 def _dump(module: Any, path: Path) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

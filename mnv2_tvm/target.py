@@ -65,6 +65,19 @@ class Link:
 
 
 @dataclass(frozen=True)
+class Microcontroller:
+    """A machine without threads, libc and files: its memory, and the board of QEMU like it."""
+
+    flash_bytes: int
+    ram_bytes: int
+    qemu_machine: str
+    qemu_cpu: str
+    qemu_code: str  # places in the emulated board's memory, as a linker script writes them
+    qemu_weights: str
+    qemu_ram: str
+
+
+@dataclass(frozen=True)
 class Target:
     """One machine, validated. `name` is also its folder in `tuning_logs/`."""
 
@@ -75,6 +88,7 @@ class Target:
     cache: Cache
     host: HostNeeds
     link: Link
+    microcontroller: Microcontroller | None = None
 
     @classmethod
     def load(cls, name: str) -> "Target":
@@ -135,7 +149,8 @@ def _candidates(path: Path, table: dict[str, Any]) -> tuple[str, ...]:
 
 def _from_table(name: str, table: dict[str, Any]) -> Target:
     path = _file(name)
-    _check_keys(path, "", table, {field.name for field in fields(Target)} - {"name"})
+    optional = {"microcontroller"} - table.keys()
+    _check_keys(path, "", table, {field.name for field in fields(Target)} - {"name"} - optional)
     _check_type(path, "description", table["description"], str)
     _check_type(path, "tvm", table["tvm"], dict)
     vector = _section(path, "vector", table, Vector)
@@ -149,6 +164,9 @@ def _from_table(name: str, table: dict[str, Any]) -> Target:
         cache=_section(path, "cache", table, Cache),
         host=_section(path, "host", table, HostNeeds),
         link=_section(path, "link", table, Link),
+        microcontroller=None
+        if optional
+        else _section(path, "microcontroller", table, Microcontroller),
     )
 
 

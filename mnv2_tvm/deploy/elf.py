@@ -1,5 +1,6 @@
 """Read a linked library back: is it what the target file and mnv2.h promise?"""
 
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -41,21 +42,37 @@ _TVM = frozenset({"TVMFFIErrorSetRaisedFromCStr"})  # weak: present inside a TVM
 
 
 def code_bytes(library: Path) -> int:
-    """Bytes of all executable sections."""
-    with library.open("rb") as file:
-        return sum(
-            int(section["sh_size"])
-            for section in ELFFile(file).iter_sections()
-            if section["sh_flags"] & SH_FLAGS.SHF_EXECINSTR
-        )
+    """Bytes of all executable sections, of a static library too."""
+    return sum(
+        int(section["sh_size"])
+        for elf in elf_files(library)
+        for section in elf.iter_sections()
+        if section["sh_flags"] & SH_FLAGS.SHF_EXECINSTR
+    )
+
+
+def elf_files(library: Path) -> list[Any]:
+    """The library itself, or the objects of a static one."""
+    data = library.read_bytes()
+    if not data.startswith(b"!<arch>\n"):
+        return [ELFFile(BytesIO(data))]
+    elfs = []
+    start = 8
+    while start < len(data):
+        size = int(data[start + 48 : start + 58])
+        member = data[start + 60 : start + 60 + size]
+        if member.startswith(b"\x7fELF"):  # not the archive's own tables
+            elfs.append(ELFFile(BytesIO(member)))
+        start += 60 + size + size % 2
+    return elfs
 
 
 def check_library(library: Path, target: Target) -> None:
     """Raise UserError with everything in the file that is not as promised."""
     with library.open("rb") as file:
         elf = ELFFile(file)
-        wrong = [*_header(elf, target), *_segments(elf), *_dynamic(elf, library.name, target)]
-    _refuse(library, target, wrong)
+        wrong = [*header_faults(elf, target), *_segments(elf), *_dynamic(elf, library.name, target)]
+    refuse(library, target, wrong)
 
 
 def check_object(path: Path, target: Target) -> None:
@@ -64,17 +81,18 @@ def check_object(path: Path, target: Target) -> None:
         elf = ELFFile(file)
         symbols = list(elf.get_section_by_name(".symtab").iter_symbols())
         shared = [s for s in symbols if s["st_info"]["bind"] != "STB_LOCAL"]
-        wrong = [*_header(elf, target), *_symbols(shared, API, _LIBC)]
-    _refuse(path, target, wrong)
+        wrong = [*header_faults(elf, target), *_symbols(shared, API, _LIBC)]
+    refuse(path, target, wrong)
 
 
-def _refuse(path: Path, target: Target, wrong: list[str]) -> None:
+def refuse(path: Path, target: Target, wrong: list[str]) -> None:
     if wrong:
         promises = f"targets/{target.name}.toml and mnv2.h promise"
         raise UserError(f"{path} is not what {promises}:\n  " + "\n  ".join(wrong))
 
 
-def _header(elf: Any, target: Target) -> list[str]:
+def header_faults(elf: Any, target: Target) -> list[str]:
+    """What of machine and flags is not as the target file says."""
     wrong = []
     if elf["e_machine"] != target.link.elf_machine:
         wrong.append(f"machine {elf['e_machine']}, not {target.link.elf_machine}")

@@ -98,8 +98,8 @@ def link_library(objects: Objects, target: Target, path: Path) -> None:
     check_library(path, target)
 
 
-def write_header(interface: Interface, path: Path) -> None:
-    """Write the shipped mnv2.h with the version and this network's sizes."""
+def write_header(interface: Interface, path: Path, template: str = HEADER) -> None:
+    """Write a header of this package with the version and this network's sizes."""
     major, minor, patch = mnv2_tvm.__version__.split(".")
     inputs, outputs = interface.input_shape, interface.output_shape
     values: dict[str, object] = {
@@ -115,5 +115,5 @@ def write_header(interface: Interface, path: Path) -> None:
         "MNV2_LAYER_COUNT": interface.layer_count,
     }
     lines = [f"#define {name} {value}" for name, value in values.items()]
-    text = (_SOURCES / HEADER).read_text(encoding="utf-8")
+    text = (_SOURCES / template).read_text(encoding="utf-8")
     path.write_text(text + "\n".join(lines) + "\n\n#endif\n", encoding="utf-8")

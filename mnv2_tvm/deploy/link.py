@@ -25,7 +25,7 @@ def compile_c(source: Path, target: Target, path: Path, *flags: str) -> None:
     options = "-std=c11 -O2 -g0 -fPIC -fvisibility=hidden -Wall -Werror"
     # zig turns ubsan on by default, and its handlers are not in the library
     options += f" -fno-sanitize=all -target {target.link.triple}"
-    _run(["cc", "-c", *options.split(), *flags, str(source), "-o", str(path)])
+    run_tool(["cc", "-c", *options.split(), *flags, str(source), "-o", str(path)])
 
 
 def link_shared(objects: list[Path], target: Target, path: Path, *flags: str) -> None:
@@ -36,18 +36,22 @@ def link_shared(objects: list[Path], target: Target, path: Path, *flags: str) ->
     inputs = [*target.link.lld_flags, *flags, *map(str, objects)]
     with tempfile.TemporaryDirectory(prefix="mnv2-") as scratch:
         stubs = [_stub(name, target, Path(scratch)) for name in target.link.needed]
-        _run(["ld.lld", *options.split(), *inputs, *stubs, "-o", str(path)])
+        run_tool(["ld.lld", *options.split(), *inputs, *stubs, "-o", str(path)])
 
 
-def link_object(objects: list[Path], target: Target, path: Path) -> None:
-    """Link objects into one, still relocatable."""
+def link_object(objects: list[Path], target: Target, path: Path, discarded: str = "") -> None:
+    """Link objects into one, still relocatable, without the sections that a pattern names."""
     options = ["-m", target.link.emulation, "-r", "--strip-debug", *target.link.lld_flags]
-    _run(["ld.lld", *options, *map(str, objects), "-o", str(path)])
+    if discarded:
+        script = path.with_suffix(".ld")
+        script.write_text(f"SECTIONS {{ /DISCARD/ : {{ {discarded} }} }}\n", encoding="utf-8")
+        options += ["-T", str(script)]
+    run_tool(["ld.lld", *options, *map(str, objects), "-o", str(path)])
 
 
 def archive(part: Path, path: Path) -> None:
     """Write a static library of one object; equal objects give equal files."""
-    _run(["ar", "rcsD", str(path), str(part)])
+    run_tool(["ar", "rcsD", str(path), str(part)])
 
 
 def _stub(name: str, target: Target, folder: Path) -> str:
@@ -56,7 +60,7 @@ def _stub(name: str, target: Target, folder: Path) -> str:
     source.write_text("typedef int stub;\n", encoding="utf-8")
     compile_c(source, target, built)
     options = ["-m", target.link.emulation, "-shared", "-soname", name]
-    _run(["ld.lld", *options, str(built), "-o", str(library)])
+    run_tool(["ld.lld", *options, str(built), "-o", str(library)])
     return str(library)
 
 
@@ -66,7 +70,7 @@ def ffi_includes() -> list[str]:
     return [f"-I{folder}" for folder in sorted(folders)]
 
 
-def _run(arguments: list[str]) -> None:
+def run_tool(arguments: list[str]) -> None:
     """Run a tool of the `ziglang` wheel. Raises UserError with the tool's own words."""
     command = [sys.executable, "-m", "ziglang", *arguments]
     done = subprocess.run(command, capture_output=True, text=True, check=False)

@@ -15,6 +15,7 @@ from mnv2_tvm.host import this_host
 
 LIBRARY, HEADER = "libmnv2.so", "mnv2.h"
 PACKAGE_LIBRARY = Path("lib") / LIBRARY  # where `build --package` puts it
+STATIC_LIBRARY = "libmnv2.a"  # of a microcontroller
 _ALIGNMENT = 64  # bytes, of the workspace
 
 Floats = np.ndarray[Any, np.dtype[np.float32]]
@@ -132,8 +133,8 @@ def _check_host(folder: Path, manifest: Manifest) -> None:
 
 def library_path(folder: Path) -> Path:
     """Where the library of a build is: in its folder, or in `lib/` of a package."""
-    package = folder / PACKAGE_LIBRARY
-    return package if package.is_file() else folder / LIBRARY
+    places = (folder / PACKAGE_LIBRARY, folder / STATIC_LIBRARY)
+    return next((path for path in places if path.is_file()), folder / LIBRARY)
 
 
 def whole_library(folder: Path, manifest: Manifest) -> Path:

@@ -65,9 +65,32 @@ def emulate(
     target: cli.Target,
     tracker: _Tracker = _HERE,
     count: Annotated[int, typer.Option(help="How many boards.", min=1)] = 1,
+    library: Annotated[
+        Path | None, typer.Option(help="Microcontroller: run this build, not one made for it.")
+    ] = None,
+    weights: Annotated[
+        Path | None, typer.Option(help="Microcontroller: those that --library was built with.")
+    ] = None,
+    width: Annotated[float, typer.Option(help="Microcontroller: of the network.")] = 0.35,
+    resolution: Annotated[int, typer.Option(help="Microcontroller: of the network.")] = 96,
+    classes: Annotated[int, typer.Option(help="Microcontroller: of the network.")] = 1000,
 ) -> None:
-    """Run boards on this host: 64-bit ARM under qemu-user, or this host's own architecture."""
-    emulation.emulate(Target.load(target), parse_address(tracker), count)
+    """Run boards on this host: 64-bit ARM under qemu-user, or this host's own architecture.
+
+    A microcontroller has no server: one run of a network, checked and counted, and done.
+    """
+    machine = Target.load(target)
+    if machine.microcontroller is None:
+        if library or weights:
+            raise UserError(f"--library and --weights are for microcontrollers, not for {target}")
+        emulation.emulate(machine, parse_address(tracker), count)
+        return
+    # These import torch, which takes seconds.
+    from mnv2_tvm.device.emulate_bare_metal import emulate_once, run_table
+    from mnv2_tvm.model import Architecture
+
+    architecture = Architecture(width, resolution, classes)
+    cli.console().print(run_table(emulate_once(machine, architecture, library, weights)))
 
 
 VERBS: dict[str, Callable[..., Any]] = {

@@ -72,7 +72,12 @@ class InvertedResidual(Tiles, Schedule):
 
     @classmethod
     def worthwhile(cls, layer: Layer, target: Target) -> bool:
-        """If the weights, which stream once a strip, stay in L2 beside the scratch memory."""
+        """If the weights, which stream once a strip, stay in L2 beside the scratch memory.
+
+        On a microcontroller always: what counts there is that the expanded tensor takes no RAM.
+        """
+        if target.microcontroller is not None:
+            return True
         weights = sum(prod(part.weight_shape or ()) for part in layer.parts)
         scratch = cls.default(layer, target).scratch_floats(layer)
         return 4 * (weights + scratch) <= target.cache.l2_bytes

@@ -1,0 +1,150 @@
+"""A microcontroller on this host: one run of a network in a program without libc, under QEMU.
+
+QEMU executes every instruction and gives it a nanosecond, so the count of instructions is exact
+and the same on every host. It knows no pipeline, no cache and no wait states of flash: the count
+is no time.
+"""
+
+import shutil
+import subprocess
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from rich.table import Table
+
+from mnv2_tvm.build import build
+from mnv2_tvm.check import TOLERANCE, reference_network
+from mnv2_tvm.deploy.link import compile_c, run_tool
+from mnv2_tvm.deploy.loader import whole_library
+from mnv2_tvm.deploy.manifest import Manifest
+from mnv2_tvm.errors import UserError
+from mnv2_tvm.model import Architecture
+from mnv2_tvm.network import SourceNetwork, relative_error
+from mnv2_tvm.target import Microcontroller, Target
+
+_SOURCES = Path(__file__).resolve().parent
+_CALIBRATION = 2 * 1_000_000  # instructions; as in bare_metal.c
+_DEADLINE_S = 600
+
+
+@dataclass(frozen=True)
+class Run:
+    """One emulated run."""
+
+    manifest: Manifest
+    error: float  # largest, over the largest logit of torch
+    instructions: int
+    stack_bytes: int
+
+    @property
+    def per_multiply_add(self) -> float:
+        """Instructions of all kinds for each multiply-add of the network."""
+        return 2 * self.instructions / self.manifest.flops
+
+
+def emulate_once(
+    target: Target, architecture: Architecture, library: Path | None, weights: Path | None
+) -> Run:
+    """One run of the build in the folder `library`, or of one that is made for it here."""
+    if library is not None:
+        manifest = Manifest.read(library)
+        return run_emulated(target, library, reference_network(manifest, weights))
+    network = SourceNetwork.make(architecture, weights, seed=0)
+    with tempfile.TemporaryDirectory(prefix="mnv2-") as scratch:
+        build(target, network, Path(scratch) / "out")
+        return run_emulated(target, Path(scratch) / "out", network)
+
+
+def run_emulated(target: Target, folder: Path, network: SourceNetwork) -> Run:
+    """Run the library in `folder`, which was built from `network`, on a seeded random image.
+
+    Raises UserError where QEMU is missing, the library is not the target's, does not come to an
+    end, or torch computes something else.
+    """
+    manifest = Manifest.read(folder)
+    memory = target.microcontroller
+    assert memory is not None
+    if manifest.target != target.name:
+        raise UserError(f"{folder} was built for {manifest.target}, not for {target.name}")
+    library = whole_library(folder, manifest)
+    images = np.random.default_rng(1).standard_normal(manifest.input_shape, dtype=np.float32)
+    with tempfile.TemporaryDirectory(prefix="mnv2-") as scratch:
+        program = _link(target, library, images, Path(scratch))
+        told = _told(_run(memory, program))
+    logits = np.array(told.pop("output"), np.uint32).view(np.float32)
+    high, low = told["ticks_high"][0], told["ticks"][0]
+    reference = network.reference(images)
+    error = relative_error(logits.reshape(reference.shape), reference)
+    if not error <= TOLERANCE:
+        raise UserError(
+            f"torch disagrees with {library}: the largest error is {error:.0e} of the largest logit"
+        )
+    instructions = ((high << 32) + low) * round(_CALIBRATION / told["calibration"][0])
+    return Run(manifest, error, instructions, told["stack"][0])
+
+
+def _link(target: Target, library: Path, images: np.ndarray, scratch: Path) -> Path:
+    """The program with the library and the image inside."""
+    memory = target.microcontroller
+    assert memory is not None
+    image, part, program = scratch / "input.raw", scratch / "program.o", scratch / "program"
+    image.write_bytes(images.tobytes())
+    flags = [f"-mcpu={target.link.cpu}", f"-I{library.parent.resolve()}", f'-DINPUT_FILE="{image}"']
+    compile_c(_SOURCES / "bare_metal.c", target, part, *flags, "-ffreestanding", "-fno-builtin")
+    script = scratch / "program.ld"
+    places = f"CODE : {memory.qemu_code} WEIGHTS : {memory.qemu_weights} RAM : {memory.qemu_ram}"
+    sections = (_SOURCES / "bare_metal.ld").read_text(encoding="utf-8")
+    script.write_text(f"MEMORY {{ {places} }}\n{sections}", encoding="utf-8")
+    options = ["-m", target.link.emulation, "--gc-sections", "-T", str(script)]
+    run_tool(["ld.lld", *options, str(part), str(library), "-o", str(program)])
+    return program
+
+
+def find_qemu() -> str:
+    """The path of QEMU for ARM boards. Raises UserError where there is none."""
+    if path := shutil.which("qemu-system-arm"):
+        return path
+    raise UserError("no qemu-system-arm on the PATH; apt install qemu-system-arm")
+
+
+def _run(memory: Microcontroller, program: Path) -> str:
+    """What the program tells. Raises UserError unless it ends well and in time."""
+    command = [find_qemu(), "-M", memory.qemu_machine, "-cpu", memory.qemu_cpu]
+    command += ["-icount", "shift=0", "-semihosting-config", "enable=on,target=native"]
+    command += ["-display", "none", "-monitor", "none", "-serial", "none", "-kernel", str(program)]
+    try:
+        done = subprocess.run(
+            command, capture_output=True, text=True, check=False, timeout=_DEADLINE_S
+        )
+    except subprocess.TimeoutExpired as error:
+        raise UserError(f"the emulated run did not end in {_DEADLINE_S} s") from error
+    if done.returncode:
+        words = (done.stdout[-200:] + done.stderr).strip() or "no output"
+        raise UserError(f"the emulated run failed: {words}")
+    return done.stdout + done.stderr
+
+
+def _told(text: str) -> dict[str, list[int]]:
+    """The values that the program told, by name."""
+    told: dict[str, list[int]] = {}
+    for line in text.splitlines():
+        name, value = line.split()
+        told.setdefault(name, []).append(int(value, 16))
+    return told
+
+
+def run_table(run: Run) -> Table:
+    """One emulated run in a few rows."""
+    manifest = run.manifest
+    table = Table.grid(padding=(0, 2))
+    table.add_row("network", f"{manifest.width}-{manifest.resolution}, fp32")
+    table.add_row("target", f"{manifest.target}, emulated: counts of instructions, no times")
+    table.add_row("largest error", f"{run.error:.0e} of the largest logit of torch")
+    per = f"{run.per_multiply_add:.2f} a multiply-add"
+    table.add_row("instructions", f"{run.instructions} ({per})")
+    table.add_row("workspace", f"{manifest.workspace_bytes} bytes, stack {run.stack_bytes}")
+    flash = manifest.weight_bytes + manifest.code_bytes
+    table.add_row("flash", f"{flash} bytes, of them code {manifest.code_bytes}")
+    return table
