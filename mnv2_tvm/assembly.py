@@ -10,13 +10,14 @@ from mnv2_tvm.layer import Layer
 from mnv2_tvm.passes.lower_kernels import lower_kernels
 from mnv2_tvm.target import Target
 
-# x86, AArch64 and ARMv7 with vector operands; moves, loads and broadcasts are no arithmetic.
+# x86, AArch64 and ARMv7 with vector operands, Cortex-M; moves, loads and broadcasts are no
+# arithmetic.
 _FMA = re.compile(r"vfn?m(add|sub)\d*ps|fml[as]\s+v|vfm[as]\.f32|vml[as]\.f32")
 _OTHER = re.compile(
     r"v(add|sub|mul|max|min|div)ps|f(add|sub|mul|max|min|maxnm|minnm|div)\s+v"
     r"|v(add|sub|mul|max|min|maxnm|minnm)\.f32"
 )
-_VECTOR = re.compile(r"%[xyz]mm\d|\b[qvd]\d")
+_VECTOR = re.compile(r"%[xyz]mm\d|\b[qvds]\d")
 # A register that points into the stack: the stack pointer, and what is copied from it.
 _STACK_POINTERS = {"%rsp", "sp"}
 _COPY = re.compile(
@@ -26,7 +27,9 @@ _COPY = re.compile(
 _WRITTEN = re.compile(r"\s+(?!st|cmp|b)[a-z][\w.]*\s+(?:(?P<arm>[rx]\d+)\b|.*, (?P<x86>%r\w+)$)")
 _ADDRESS = re.compile(r"\[(\w+)|\((%\w+)|v(?:ld|st)m\w+\s+(\w+)")
 _LABEL = re.compile(r"^(\.?L[\w.$]+):")
-_BRANCH = re.compile(r"^\s+(j\w+|b|b\.\w+|b[a-z]{2}|cbn?z|tbn?z)\s+(?:.*,\s*)?(\.?L[\w.$]+)")
+_BRANCH = re.compile(
+    r"^\s+(j\w+|b|b\.\w+|b[a-z]{2}(?:\.w)?|cbn?z|tbn?z)\s+(?:.*,\s*)?(\.?L[\w.$]+)"
+)
 
 
 @dataclass(frozen=True)

@@ -90,7 +90,7 @@ def fitting(target: Target, like: Architecture) -> Iterator[tuple[Architecture, 
 
 
 def weight_bytes(architecture: Architecture) -> int:
-    """Bytes of weights and biases as they lie in the library."""
+    """Bytes of weights and biases as they lie in the library, each rounded up."""
     return sum(
         aligned(4 * prod(conv.weight_shape)) + aligned(4 * conv.out_channels)
         for conv in architecture.convolutions()

@@ -67,8 +67,14 @@ class InvertedResidual(Tiles, Schedule):
 
     @classmethod
     def default(cls, layer: Layer, target: Target) -> Self:
-        """All channels in one pass, the smallest strip, and the best tile of each part."""
-        return next(cls._points(layer, target, 1, layer.hidden_channels))
+        """All channels in one pass, the smallest strip, and the best tile of each part.
+
+        On a microcontroller three passes: of one to six they take the fewest instructions for
+        0.35-96, 4 % less than one, and a workspace of 103 instead of 126 kB (emulated, 2026-11-21).
+        """
+        hidden = layer.hidden_channels
+        passes = 3 if target.microcontroller is not None and hidden % 3 == 0 else 1
+        return next(cls._points(layer, target, 1, hidden // passes))
 
     @classmethod
     def worthwhile(cls, layer: Layer, target: Target) -> bool:
