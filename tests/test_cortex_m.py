@@ -47,7 +47,7 @@ def build_for(tmp_path_factory: pytest.TempPathFactory) -> BuildFor:
 
 @pytest.mark.parametrize(
     ("target", "architecture", "instructions", "workspace"),
-    [(M7, SMALL, 23_017_400, 103_296), (M4, FEW, 34_368_160, 103_296)],
+    [(M7, SMALL, 22_769_640, 101_568), (M4, FEW, 34_503_960, 101_568)],
     ids=["cortex-m7", "cortex-m4"],
 )
 def test_emulated_run_computes_what_torch_does_in_no_more_instructions(
