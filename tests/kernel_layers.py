@@ -16,7 +16,7 @@ SAMPLES = 6  # points of each space beside the default
 
 def tile_layers(lanes: int) -> list[Layer]:
     """Layers whose channels are ==, %, < and > `lanes`, with odd and tiny images, and batches."""
-    half = lanes // 2
+    half = max(1, lanes // 2)
     return [
         Layer("conv", 1, 9, 11, 3, lanes, 2),
         Layer("conv", 1, 8, 8, 3, 2 * lanes, 1),
@@ -30,7 +30,7 @@ def tile_layers(lanes: int) -> list[Layer]:
         Layer("dwconv", 1, 11, 9, lanes + 3, lanes + 3, 2),
         Layer("dwconv", 1, 5, 4, half, half, 1, "linear"),
         Layer("dwconv", 1, 1, 1, lanes, lanes, 1),
-        Layer("dwconv", 1, 2, 2, lanes - 1, lanes - 1, 2),
+        Layer("dwconv", 1, 2, 2, max(1, lanes - 1), max(1, lanes - 1), 2),
         Layer("dwconv", 1, 3, 3, 3, 3, 1),
         Layer("dwconv", 2, 7, 5, 2 * lanes, 2 * lanes, 2),
         Layer("dwconv", 1, 2, 3, 5 * lanes, 5 * lanes, 1),  # more panels than rows
@@ -51,7 +51,7 @@ def tile_layers(lanes: int) -> list[Layer]:
 
 def block_layers(lanes: int) -> list[Layer]:
     """Blocks with odd and tiny images, batches, and channels in every relation to `lanes`."""
-    half = lanes // 2
+    half = max(1, lanes // 2)
     return [
         Layer("irb", 1, 9, 11, half, half, 1, "residual", 3 * lanes),
         Layer("irb", 1, 8, 8, 5, lanes + half, 2, "linear", 2 * lanes + 3),

@@ -168,7 +168,7 @@ def test_fold_shortens_the_unrolled_kernels(target: Target) -> None:
     """The largest tile of the depthwise space has hundreds of statements."""
     layer = next(one for one in LAYERS if one.operator == "dwconv" and one.height > 4)
     space = schedule_class(layer).space(layer, target)
-    scripts = [point.emit(layer, target).script() for point in (space[0], space[-1])]
+    scripts = [point.emit(layer, target).script() for point in (space[len(space) // 2], space[-1])]
     for script in scripts:
         runs = [bool(MORE.fullmatch(line)) for line in fold(script).splitlines()]
         assert not any(both == (True, True) for both in pairwise(runs))

@@ -141,7 +141,7 @@ def whole_library(folder: Path, manifest: Manifest) -> Path:
     """The library in `folder`. Raises UserError where it is missing or not the manifest's."""
     path = library_path(folder)
     if not path.is_file():
-        raise UserError(f"{folder} holds no {LIBRARY}; build it again")
+        raise UserError(f"{folder} holds no library; build it again")
     if file_sha256(path) != manifest.sha256:
         raise UserError(f"{path} is damaged: its SHA-256 is not the manifest's; build it again")
     return path

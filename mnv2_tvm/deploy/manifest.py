@@ -9,7 +9,7 @@
 | `weights` | file name of the weights, or `random, seed N` |
 | `threads` | threads of a run, unless the caller sets another count |
 | `workspace_bytes`, `weight_bytes`, `code_bytes` | memory a run needs, bytes of weights and code |
-| `sha256` | of `libmnv2.so` |
+| `sha256` | of the library |
 | `versions` | of everything that took part in the build |
 | `flops` | of one run; two a multiply-add |
 | `flops_share` | share of the FLOPs on `tuned`, `default` and `fallback` kernels |

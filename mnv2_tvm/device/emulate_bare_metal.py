@@ -92,7 +92,8 @@ def _link(target: Target, library: Path, images: np.ndarray, scratch: Path) -> P
     image, part, program = scratch / "input.raw", scratch / "program.o", scratch / "program"
     image.write_bytes(images.tobytes())
     flags = [f"-mcpu={target.link.cpu}", f"-I{library.parent.resolve()}", f'-DINPUT_FILE="{image}"']
-    compile_c(_SOURCES / "bare_metal.c", target, part, *flags, "-ffreestanding", "-fno-builtin")
+    flags += ["-ffreestanding", "-fno-builtin", "-fno-pic"]
+    compile_c(_SOURCES / "bare_metal.c", target, part, *flags)
     script = scratch / "program.ld"
     places = f"CODE : {memory.qemu_code} WEIGHTS : {memory.qemu_weights} RAM : {memory.qemu_ram}"
     sections = (_SOURCES / "bare_metal.ld").read_text(encoding="utf-8")
