@@ -37,8 +37,15 @@ class Comparison:
     ratio: float  # median over the rounds of the baseline's time over ours
 
 
+def stock_executable(source: SourceNetwork, target: Target) -> relax.VMExecutable:
+    """The network as `tvm.compile` builds it without any schedule of ours."""
+    codegen = target.codegen()
+    pipeline = relax.get_default_pipeline(codegen)
+    return tvm.compile(source.relax(), target=codegen, relax_pipeline=pipeline)
+
+
 class StockRelax:
-    """The network as `tvm.compile` builds it without any schedule of ours, on Relax's own VM.
+    """`stock_executable` on Relax's own VM.
 
     It runs on one thread: no schedule, no parallel loop, so TVM's thread pool has nothing to do.
     """
@@ -46,9 +53,7 @@ class StockRelax:
     threads = 1
 
     def __init__(self, source: SourceNetwork, target: Target) -> None:
-        codegen = target.codegen()
-        pipeline = relax.get_default_pipeline(codegen)
-        executable = tvm.compile(source.relax(), target=codegen, relax_pipeline=pipeline)
+        executable = stock_executable(source, target)
         self._main = relax.VirtualMachine(executable, tvm.cpu())["main"]
 
     def runner(self, images: np.ndarray) -> Callable[[], np.ndarray]:
