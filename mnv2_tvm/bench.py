@@ -15,11 +15,11 @@ from rich.console import Console
 from mnv2_tvm import cli
 from mnv2_tvm.baseline import check_baseline, check_numbers, compare, run_ms, source_of
 from mnv2_tvm.bench_result import BenchResult, Latency, LayerTime, layer_table, summary
-from mnv2_tvm.build import build
+from mnv2_tvm.build import build, build_program
 from mnv2_tvm.deploy.loader import load
 from mnv2_tvm.deploy.manifest import Manifest
 from mnv2_tvm.device.plain_server import check_option
-from mnv2_tvm.device.remote_bench import bench_on_board
+from mnv2_tvm.device.remote_bench import BoardTimes, bench_on_board
 from mnv2_tvm.device.session import Address
 from mnv2_tvm.device.tracker import parse_address
 from mnv2_tvm.errors import UserError
@@ -31,6 +31,8 @@ from mnv2_tvm.peak import PeakProbe
 from mnv2_tvm.search.json_lines import replace_lines
 from mnv2_tvm.target import Target
 from mnv2_tvm.versions import versions
+from mnv2_tvm.via.bench import bench_on_device
+from mnv2_tvm.via.device import Device, check_options, parse_via
 
 _PLAIN_COLUMNS = 100  # of a table that goes into a file or a pipe
 
@@ -53,8 +55,7 @@ def bench(
     Raises UserError for wrong numbers, and where the library cannot be loaded or is of another
     shape.
     """
-    if runs < 1 or warmup < 0:
-        raise UserError(f"{runs} runs after {warmup} to warm up: give 1 or more, and 0 or more")
+    _check_counts(runs, warmup)
     check_baseline(baseline)
     network = load(folder, threads)
     if cpus:
@@ -116,7 +117,37 @@ def bench_remotely(
     """The same on a board: the library that `build` wrote is uploaded, checked and timed there."""
     options = {"threads": threads, "runs": runs, "warmup": warmup, "seed": seed}
     times = bench_on_board(folder, source, address, per_layer=per_layer, **options)  # type: ignore[arg-type]
-    manifest = Manifest.read(folder)
+    return _of_board(times, Manifest.read(folder), runs, warmup, seed)
+
+
+def bench_via(
+    target: Target,
+    source: SourceNetwork,
+    via: str,
+    *,
+    runner: str | None = None,
+    threads: int = 1,
+    runs: int = 100,
+    warmup: int = 10,
+    seed: int = 0,
+    per_layer: bool = False,
+) -> BenchResult:
+    """The same on a device with nothing installed, by a static program over ssh or adb."""
+    _check_counts(runs, warmup)
+    device = Device(parse_via(via), target, runner)
+    options = {"threads": threads, "runs": runs, "warmup": warmup, "seed": seed}
+    times, manifest = bench_on_device(device, source, per_layer=per_layer, **options)
+    return _of_board(times, manifest, runs, warmup, seed)
+
+
+def _check_counts(runs: int, warmup: int) -> None:
+    if runs < 1 or warmup < 0:
+        raise UserError(f"{runs} runs after {warmup} to warm up: give 1 or more, and 0 or more")
+
+
+def _of_board(
+    times: BoardTimes, manifest: Manifest, runs: int, warmup: int, seed: int
+) -> BenchResult:
     latency = _latency(times.times_ms)
     rate, peak = manifest.flops / latency.median_ms / 1e6, times.peak_gflop_per_s
     medians = np.array(times.layers_us)
@@ -134,8 +165,8 @@ def bench_remotely(
         gflop_per_s=rate,
         peak_gflop_per_s=peak,
         peak_share=rate / peak,
-        memory=None,
-        layers=_layer_times(manifest, medians, peak) if per_layer else (),
+        memory=times.memory,
+        layers=_layer_times(manifest, medians, peak) if times.layers_us else (),
         baseline=None,
         emulated=times.emulated,
         warnings=tuple(times.warnings()),
@@ -157,11 +188,11 @@ def _layer_times(
     return tuple(rows)
 
 
-def _cpu_list(text: str, threads: int | None, tracker: str | None) -> list[int]:
-    if tracker is not None or threads is not None:
+def _cpu_list(text: str, threads: int | None, elsewhere: object) -> list[int]:
+    if elsewhere is not None or threads is not None:
         raise UserError(
-            "--cpus says how many threads this host uses, and where; leave --threads and "
-            "--tracker out. On a board start its server under taskset"
+            "--cpus says how many threads this host uses, and where; leave --threads, --tracker, "
+            "--via and --program out. On a board start its server under taskset"
         )
     cpus = [int(cpu) if cpu.isdecimal() else -1 for cpu in text.split(",")]
     if -1 in cpus or len(set(cpus)) < len(cpus):
@@ -200,35 +231,59 @@ def main(
         str | None, typer.Option(help="HOST:PORT: on a board with the target's name.")
     ] = None,
     plain_server: cli.PlainServer = False,
+    via: cli.Via = None,
+    runner: cli.Runner = None,
+    program: Annotated[
+        Path | None, typer.Option(help="Write a static program that measures itself; run nothing.")
+    ] = None,
 ) -> None:
     """Check the numbers of a built library, or of one built for a target, and measure it."""
     check_baseline(baseline)
     check_option(tracker, plain_server)
-    if baseline and tracker:
-        raise UserError("--baseline runs on this host; leave it or --tracker out")
-    pinned = None if cpus is None else _cpu_list(cpus, threads, tracker)
+    check_options(via, runner, tracker)
+    if (library is None) == (target is None):
+        raise UserError("give either --library DIR or --target NAME")
+    if library and (via or program):
+        raise UserError("--via and --program build a program of their own; give --target NAME")
+    if baseline and (tracker or via):
+        raise UserError("--baseline runs on this host; leave it or --tracker and --via out")
+    if program and (via or tracker or json_file):
+        raise UserError("--program only writes the program; leave --via, --tracker and --json out")
+    pinned = None if cpus is None else _cpu_list(cpus, threads, tracker or via or program)
     threads = len(pinned) if pinned else threads
     if json_file is not None and not json_file.parent.is_dir():
         raise UserError(f"cannot write {json_file}: {json_file.parent} is not a folder")
+    options = {"runs": runs, "warmup": warmup, "seed": seed, "per_layer": per_layer}
     with tempfile.TemporaryDirectory(prefix="mnv2-bench-") as scratch:
-        if target is not None and library is None:
-            folder = Path(scratch) / "library"
-            architecture = Architecture(width, resolution, classes, batch)
-            source = SourceNetwork.make(architecture, weights, seed)
-            build(Target.load(target), source, folder, threads=1 if threads is None else threads)
-        elif library is not None and target is None:
+        if target is None:
+            assert library is not None
             _refuse_options_of_a_build(context)
             folder, source = library, source_of(library, weights)
         else:
-            raise UserError("give either --library DIR or --target NAME")
-        where = {"threads": threads, "runs": runs, "warmup": warmup, "seed": seed}
-        if tracker is None:
-            here = {"baseline": baseline, "cpus": pinned}
-            result = bench(folder, source, per_layer=per_layer, **here, **where)  # type: ignore[arg-type]
-        else:
+            folder, machine = Path(scratch) / "library", Target.load(target)
+            source = SourceNetwork.make(
+                Architecture(width, resolution, classes, batch), weights, seed
+            )
+            threads = 1 if threads is None else threads
+            if program:
+                build_program(machine, source, program, threads=threads, seed=seed)
+                print(f"{program} measures itself on a machine of {machine.name}; see its --help")
+                return
+            if not via:
+                build(machine, source, folder, threads=threads)
+        if via:
+            result = bench_via(machine, source, via, runner=runner, threads=threads, **options)  # type: ignore[arg-type]
+        elif tracker:
             key = Manifest.read(folder).target
             address = Address(parse_address(tracker), key, plain_server)
-            result = bench_remotely(folder, source, address, per_layer=per_layer, **where)  # type: ignore[arg-type]
+            result = bench_remotely(folder, source, address, threads=threads, **options)  # type: ignore[arg-type]
+        else:
+            here = {"threads": threads, "baseline": baseline, "cpus": pinned}
+            result = bench(folder, source, **here, **options)  # type: ignore[arg-type]
+    _show(result, json_file)
+
+
+def _show(result: BenchResult, json_file: Path | None) -> None:
     console = Console(width=None if sys.stdout.isatty() else _PLAIN_COLUMNS, soft_wrap=True)
     console.print(summary(result))
     if result.layers:

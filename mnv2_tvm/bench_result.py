@@ -51,7 +51,7 @@ class BenchResult:
     gflop_per_s: float  # at the median
     peak_gflop_per_s: float  # of as many threads, before or after the runs
     peak_share: float
-    memory: Memory | None  # None: a board
+    memory: Memory | None  # None: a board over RPC, or an emulated one
     layers: tuple[LayerTime, ...]  # in network order; empty unless asked for
     baseline: Comparison | None
     emulated: bool = False  # the times are not those of real hardware

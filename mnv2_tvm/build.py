@@ -10,13 +10,16 @@ import typer
 from rich.table import Table
 
 from mnv2_tvm import cli
+from mnv2_tvm.baseline import TOLERANCE
 from mnv2_tvm.deploy.bare_metal import write_static_library
 from mnv2_tvm.deploy.elf import code_bytes
 from mnv2_tvm.deploy.library import Interface, write_library
+from mnv2_tvm.deploy.link import require_programs
 from mnv2_tvm.deploy.loader import library_path
 from mnv2_tvm.deploy.manifest import MANIFEST, Manifest, file_sha256
 from mnv2_tvm.deploy.memory_fit import byte_count, check_fit, with_memory
 from mnv2_tvm.deploy.package import write_package
+from mnv2_tvm.deploy.program import write_bench_program
 from mnv2_tvm.errors import UserError
 from mnv2_tvm.model import Architecture
 from mnv2_tvm.network import SourceNetwork
@@ -55,10 +58,43 @@ def build(
             folder = Path(name) / "new"
             folder.mkdir()
             _write(compilation, interface, folder, package)
-            check_fit(compilation, network.architecture, code_bytes(library_path(folder)))
-            manifest = _manifest(compilation, interface, decisions, network, folder)
+            library = library_path(folder)
+            check_fit(compilation, network.architecture, code_bytes(library))
+            manifest = _manifest(compilation, interface, decisions, network, library)
             manifest.write(folder)
             _put_in_place(folder, output, Path(name) / "old")
+    return manifest
+
+
+def build_program(
+    target: Target,
+    network: SourceNetwork,
+    path: Path,
+    *,
+    threads: int = 1,
+    seed: int = 0,
+    decisions: Decisions | None = None,
+) -> Manifest:
+    """Write a static program that measures the network on any machine of the target to `path`.
+
+    It holds the objects of the library, a seeded input and torch's answer. The manifest is that of
+    the library, with the program's SHA-256. Raises UserError where `path` cannot be written.
+    """
+    decisions = decisions or Decisions.load(target, threads)
+    require_programs(target)
+    if path.is_dir():
+        raise UserError(f"{path} is a folder; give the program a name in it")
+    compilation = compile_network(network.relax(), target, decisions)
+    interface = Interface.of(compilation, threads)
+    images = network.images(seed)
+    with _naming(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{path.name}-", dir=path.parent) as name:
+            program = Path(name) / path.name
+            expected = network.reference(images)
+            write_bench_program(compilation, interface, images, expected, TOLERANCE, program)
+            manifest = _manifest(compilation, interface, decisions, network, program)
+            program.replace(path)
     return manifest
 
 
@@ -111,7 +147,7 @@ def _manifest(
     interface: Interface,
     decisions: Decisions,
     network: SourceNetwork,
-    folder: Path,
+    binary: Path,
 ) -> Manifest:
     target, architecture = compilation.target, network.architecture
     layers = [step.layer for step in compilation.steps]
@@ -133,8 +169,8 @@ def _manifest(
         threads=interface.threads,
         workspace_bytes=interface.workspace_bytes,
         weight_bytes=len(compilation.weights),
-        code_bytes=code_bytes(library_path(folder)),
-        sha256=file_sha256(library_path(folder)),
+        code_bytes=code_bytes(binary),
+        sha256=file_sha256(binary),
         versions=versions(),
         flops=flops,
         flops_share={source: round(value, 4) for source, value in share.items()},

@@ -27,6 +27,13 @@ PlainServer = Annotated[
         "--plain-server", help="Accept boards with TVM's own RPC server; versions are not compared."
     ),
 ]
+Via = Annotated[
+    str | None,
+    typer.Option(help="ssh:HOST, adb or adb:SERIAL: on a device with nothing installed on it."),
+]
+Runner = Annotated[
+    str | None, typer.Option(help="With --via: before the program there, e.g. 'taskset f0'.")
+]
 Seed = Annotated[int, typer.Option(help="Seed of random weights and inputs.")]
 
 

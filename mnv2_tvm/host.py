@@ -35,11 +35,11 @@ def this_host() -> Host:
         cpu += f" (family {fields['cpu family']} model {fields['model']})"
     flags = fields.get("flags") or fields.get("Features") or ""
     cores = len(os.sched_getaffinity(0))
-    machine, features = _as_process(platform.machine(), set(flags.split()), sys.maxsize)
+    machine, features = as_process(platform.machine(), set(flags.split()), sys.maxsize)
     return Host(machine, cpu, cores, frozenset(features))
 
 
-def _as_process(machine: str, features: set[str], word: int) -> tuple[str, set[str]]:
+def as_process(machine: str, features: set[str], word: int) -> tuple[str, set[str]]:
     """What a process of this word size has: a 32-bit Raspberry Pi OS runs on a 64-bit kernel."""
     if machine == "aarch64" and word < 2**32:
         return "armv7l", features | {"neon", "vfpv4"}

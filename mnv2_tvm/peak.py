@@ -28,6 +28,11 @@ def chains(target: Target) -> int:
     return target.vector.registers - _SPARE_REGISTERS
 
 
+def flop_per_round(target: Target) -> int:
+    """Of the loop; two for each fused multiply-add."""
+    return 2 * chains(target) * target.vector.lanes
+
+
 def compile_flags(target: Target) -> tuple[str, ...]:
     """What `peak.c` needs beside the flags that all C of a target has."""
     return (
@@ -39,10 +44,17 @@ def compile_flags(target: Target) -> tuple[str, ...]:
 
 def write_probe(target: Target, path: Path) -> None:
     """Write the library with the FMA loop and its TVM entry."""
-    loop, entry = (path.with_name(f"{path.stem}-{part}.o") for part in ("loop", "entry"))
-    compile_c(SOURCE, target, loop, *compile_flags(target))
+    entry = path.with_name(f"{path.stem}-entry.o")
     compile_c(SOURCE.with_name("peak_packed.c"), target, entry, *ffi_includes())
-    link_shared([loop, entry], target, path)
+    link_shared([*write_loop(target, path), entry], target, path)
+
+
+def write_loop(target: Target, path: Path) -> list[Path]:
+    """Write the objects of the loop and of its threads beside `path`."""
+    loop, threads = (path.with_name(f"{path.stem}-{part}.o") for part in ("loop", "threads"))
+    compile_c(SOURCE, target, loop, *compile_flags(target))
+    compile_c(SOURCE.with_name("peak_threads.c"), target, threads)
+    return [loop, threads]
 
 
 def _load_here(path: Path) -> Any:
@@ -60,8 +72,7 @@ class PeakProbe:
             library = Path(name) / "libpeak.so"
             write_probe(target, library)
             self._seconds = load(library)["mnv2_fma_seconds"]
-        # Two for each fused multiply-add.
-        self._flop_per_round = 2 * chains(target) * target.vector.lanes
+        self._flop_per_round = flop_per_round(target)
 
     def gflop_per_s(self, threads: int = 1, sample_s: float = _SAMPLE_S) -> float:
         """The best of several samples, with `threads` of them at work at once.

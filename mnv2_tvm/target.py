@@ -56,6 +56,7 @@ class Link:
     """The link recipe: clang's triple and CPU, lld's options, and the ELF header to expect back."""
 
     triple: str
+    program_triple: str  # of static programs, with musl; empty: no operating system to run one
     cpu: str  # as `zig cc -mcpu=` spells it, with underscores
     emulation: str
     lld_flags: tuple[str, ...]

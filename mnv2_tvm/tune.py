@@ -2,10 +2,11 @@
 
 import datetime
 import time
+from contextlib import ExitStack
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -16,6 +17,7 @@ from mnv2_tvm.device.session import Address, board_info
 from mnv2_tvm.device.tracker import parse_address
 from mnv2_tvm.errors import UserError
 from mnv2_tvm.host import this_host
+from mnv2_tvm.layer import Layer
 from mnv2_tvm.model import Architecture
 from mnv2_tvm.network import SourceNetwork
 from mnv2_tvm.pipeline import network_blocks, network_layers
@@ -26,6 +28,8 @@ from mnv2_tvm.search.progress import Progress
 from mnv2_tvm.search.records import Decisions, Record, TuningLog
 from mnv2_tvm.target import Target
 from mnv2_tvm.versions import versions
+from mnv2_tvm.via.board import ProgramBoard
+from mnv2_tvm.via.device import Device, check_options, parse_via
 
 
 @dataclass(frozen=True)
@@ -50,37 +54,40 @@ def tune(
     seed: int = 0,
     tracker: tuple[str, int] | None = None,
     plain_server: bool = False,
+    via: str | None = None,
+    runner: str | None = None,
     console: Console | None = None,
 ) -> TuneReport:
     """Search the layers whose names match the glob `layer`, at most `trials` points of each.
 
     Goes on from the measurements in the log, appends each new one at once, and at the end keeps
-    what was fastest inside the whole network. Raises UserError where this host cannot run the
+    what was fastest inside the whole network. Measures here, on the boards of a tracker, or on the
+    device that `via` names. Raises UserError where this host cannot run the
     target, nothing matches, the log cannot be written, or nothing could be measured.
     """
     start = time.monotonic()
-    address = None
     check_option(tracker, plain_server)
-    if tracker is None:
-        _require_this_host(target)
-    else:
-        address = Address(tracker, target.name, plain_server)
-        address.boards()
-    machine = _Machine.of(address, log_dir)
-    log = TuningLog.of(target, log_dir)
-    log.open_for_writing()
-    module = SourceNetwork.make(architecture, None, seed).relax()
-    blocks = network_blocks(module)
-    layers = network_layers(module) + blocks
-    wanted = [one for one in layers if fnmatchcase(one.name, layer)]
-    if not wanted:
-        names = "\n  ".join(sorted({one.name for one in layers}))
-        raise UserError(f"no layer matches '{layer}'; the network has\n  {names}")
-    searches = known_layers(wanted, target, log, emulated=machine.emulated)
-    with Progress(console or Console(stderr=True), time_budget_s) as progress:
+    check_options(via, runner, tracker)
+    with ExitStack() as stack:
+        address = device = None
+        if tracker is not None:
+            address = Address(tracker, target.name, plain_server)
+            address.boards()
+            machine = _Machine.of(board_info(address), log_dir, f"the board {target.name}")
+        elif via is not None:
+            device = stack.enter_context(Device(parse_via(via), target, runner))
+            machine = _Machine.of(device.info, log_dir, via)
+        else:
+            _require_this_host(target)
+            machine = _Machine(this_host().cpu)
+        log = TuningLog.of(target, log_dir)
+        log.open_for_writing()
+        searches, blocks = _searches(target, architecture, layer, seed, log, machine)
+        progress = stack.enter_context(Progress(console or Console(stderr=True), time_budget_s))
         progress.line(_opening(target, machine, searches, threads, log))
         if machine.told_nothing:
             progress.line(f"warning: {WARNING}")
+        board = ProgramBoard(device, progress) if device else None
         tally = search_layers(
             searches,
             target,
@@ -90,6 +97,7 @@ def tune(
             reserve_s=min(RESERVE_S, time_budget_s / 2),
             progress=progress,
             address=address,
+            board=board,
         )
         base = Decisions.load(target, threads, log_dir)
         measured = [search for search in searches if search.best]
@@ -103,10 +111,30 @@ def tune(
             seed=seed,
             progress=progress,
             address=address and address.without(tally.dropped_boards),
+            board=board,
         )
     records = _records(measured, result, threads, machine.cpu)
     log.keep(records)
     return TuneReport(records, tally, result, time.monotonic() - start)
+
+
+def _searches(
+    target: Target,
+    architecture: Architecture,
+    layer: str,
+    seed: int,
+    log: TuningLog,
+    machine: "_Machine",
+) -> tuple[list[LayerSearch], list[Layer]]:
+    """A search for each layer and block whose name matches, and all blocks of the network."""
+    module = SourceNetwork.make(architecture, None, seed).relax()
+    blocks = network_blocks(module)
+    layers = network_layers(module) + blocks
+    wanted = [one for one in layers if fnmatchcase(one.name, layer)]
+    if not wanted:
+        names = "\n  ".join(sorted({one.name for one in layers}))
+        raise UserError(f"no layer matches '{layer}'; the network has\n  {names}")
+    return known_layers(wanted, target, log, emulated=machine.emulated), blocks
 
 
 def _require_this_host(target: Target) -> None:
@@ -114,7 +142,8 @@ def _require_this_host(target: Target) -> None:
     if lacking:
         raise UserError(
             f"this host cannot measure {target.name}: it lacks {', '.join(lacking)}. Measure on a "
-            "board with --tracker HOST:PORT; see python -m mnv2_tvm.device --help"
+            "board with --via ssh:HOST, --via adb or --tracker HOST:PORT; see python -m "
+            "mnv2_tvm.device --help"
         )
 
 
@@ -123,19 +152,16 @@ class _Machine:
     """What the times are measured on."""
 
     cpu: str
-    emulated: bool
-    told_nothing: bool  # a board whose server is not ours
+    emulated: bool = False
+    told_nothing: bool = False  # a board whose server is not ours
 
     @classmethod
-    def of(cls, address: Address | None, log_dir: Path | None) -> "_Machine":
+    def of(cls, info: dict[str, Any], log_dir: Path | None, name: str) -> "_Machine":
         """Raises UserError where emulated times would go into the shipped logs."""
-        if address is None:
-            return cls(this_host().cpu, emulated=False, told_nothing=False)
-        info = board_info(address)
         if info["emulated"] and log_dir is None:
             raise UserError(
-                f"the board {address.key} is emulated: its times must not stand among measured "
-                "ones; give it a log of its own with --log-dir DIR"
+                f"{name} is emulated: its times must not stand among measured ones; give it a log "
+                "of its own with --log-dir DIR"
             )
         mark = " (emulated: no time of real hardware)" if info["emulated"] else ""
         return cls(f"{info['cpu']}{mark}", bool(info["emulated"]), info is NOTHING_TOLD)
@@ -196,6 +222,8 @@ def main(
         str | None, typer.Option(help="HOST:PORT: measure on all boards with the target's name.")
     ] = None,
     plain_server: cli.PlainServer = False,
+    via: cli.Via = None,
+    runner: cli.Runner = None,
 ) -> None:
     """Search the schedules of every layer, here or on boards, and keep the best as records."""
     machine = Target.load(target)
@@ -210,6 +238,8 @@ def main(
         seed=seed,
         tracker=parse_address(tracker) if tracker else None,
         plain_server=plain_server,
+        via=via,
+        runner=runner,
     )
     tally, result = report.tally, report.result
     rate = tally.measured / tally.seconds if tally.seconds else 0.0

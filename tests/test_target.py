@@ -10,7 +10,7 @@ from conftest import machines
 
 from mnv2_tvm.data import data_folder
 from mnv2_tvm.errors import UserError
-from mnv2_tvm.host import Host, _as_process
+from mnv2_tvm.host import Host, as_process
 from mnv2_tvm.target import Target, target_names
 
 Edit = Callable[[str, str], None]
@@ -195,6 +195,6 @@ def test_alias_has_no_other_key(folder: Path) -> None:
 def test_a_32_bit_process_on_a_64_bit_kernel_is_an_armv7_host() -> None:
     """As on a 32-bit Raspberry Pi OS, whose kernel is a 64-bit one."""
     flags = {"asimd", "crc32"}
-    assert _as_process("aarch64", flags, 2**31 - 1) == ("armv7l", flags | {"neon", "vfpv4"})
-    assert _as_process("aarch64", flags, 2**63 - 1) == ("aarch64", flags)
-    assert _as_process("x86_64", {"avx2"}, 2**63 - 1) == ("x86_64", {"avx2"})
+    assert as_process("aarch64", flags, 2**31 - 1) == ("armv7l", flags | {"neon", "vfpv4"})
+    assert as_process("aarch64", flags, 2**63 - 1) == ("aarch64", flags)
+    assert as_process("x86_64", {"avx2"}, 2**63 - 1) == ("x86_64", {"avx2"})

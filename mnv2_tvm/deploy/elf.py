@@ -91,6 +91,16 @@ def refuse(path: Path, target: Target, wrong: list[str]) -> None:
         raise UserError(f"{path} is not what {promises}:\n  " + "\n  ".join(wrong))
 
 
+def check_program(program: Path, target: Target) -> None:
+    """Raise UserError where a program is not a static one for the target's machine."""
+    with program.open("rb") as file:
+        elf = ELFFile(file)
+        wrong = [*header_faults(elf, target), *_segments(elf)]
+        if any(segment["p_type"] in ("PT_INTERP", "PT_DYNAMIC") for segment in elf.iter_segments()):
+            wrong.append("it needs a dynamic linker")
+    refuse(program, target, wrong)
+
+
 def header_faults(elf: Any, target: Target) -> list[str]:
     """What of machine and flags is not as the target file says."""
     wrong = []

@@ -54,6 +54,23 @@ def archive(part: Path, path: Path) -> None:
     run_tool(["ar", "rcsD", str(path), str(part)])
 
 
+def require_programs(target: Target) -> None:
+    """Raises UserError for a target without an operating system."""
+    if not target.link.program_triple:
+        raise UserError(f"no program can be linked for {target.name}: it has no operating system")
+
+
+def link_program(inputs: list[Path], target: Target, path: Path, *flags: str) -> None:
+    """Compile C files and link them with objects into a static program, musl inside.
+
+    The first one of a triple takes half a minute, in which zig builds its libc. The target is one
+    that `require_programs` accepts.
+    """
+    options = f"-static -s -std=c11 -O2 -Wall -Wextra -Werror -target {target.link.program_triple}"
+    options += f" -Wl,-z,max-page-size={PAGE_BYTES}"
+    run_tool(["cc", *options.split(), *flags, *map(str, inputs), "-o", str(path)])
+
+
 def _stub(name: str, target: Target, folder: Path) -> str:
     """An empty library `name`: enough for the linker to write that it is needed."""
     source, built, library = folder / "stub.c", folder / "stub.o", folder / name

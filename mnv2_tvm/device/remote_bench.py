@@ -12,6 +12,7 @@ from mnv2_tvm.baseline import check_numbers
 from mnv2_tvm.device.plain_server import NOTHING_TOLD, WARNING
 from mnv2_tvm.device.remote_network import RemoteNetwork
 from mnv2_tvm.device.session import Address, Session, patience_s
+from mnv2_tvm.memory import Memory
 from mnv2_tvm.network import SourceNetwork
 from mnv2_tvm.peak import PeakProbe
 from mnv2_tvm.target import Target
@@ -34,6 +35,7 @@ class BoardTimes:
     threads: int
     peak_gflop_per_s: float  # the FMA peak of as many threads, before or after the rounds
     drift: float  # median of the last round over that of the first
+    memory: Memory | None = None  # of a program of its own
 
     @property
     def emulated(self) -> bool:

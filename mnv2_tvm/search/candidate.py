@@ -19,7 +19,7 @@ from mnv2_tvm.target import Target
 
 _SAMPLES = 7
 _SAMPLE_MS = 2  # long against the step of the clock, short against the budget
-_MAX_RUNS = 3 * _SAMPLES  # of a candidate that is slow enough to need a deadline
+MAX_RUNS = 3 * _SAMPLES  # of a candidate that is slow enough to need a deadline
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ def measure_candidate(
         module = session.load(library)
         weights = [part.weight_shape or () for part in layer.weighted]
         moved = 4 * sum(map(prod, (layer.input_shape, layer.output_shape, *weights)))
-        with session.within(patience_s(moved, _MAX_RUNS * layer.flops), "measuring"):
+        with session.within(patience_s(moved, MAX_RUNS * layer.flops), "measuring"):
             timing = _measure(layer, schedule, module, session.device)
         return replace(timing, board=session.board, emulated=bool(session.info["emulated"]))
 

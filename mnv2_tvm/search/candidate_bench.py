@@ -1,17 +1,18 @@
-"""Build and measure batches of candidates: on this host, or on a farm of boards."""
+"""Build and measure batches of candidates: on this host, or on boards."""
 
 import itertools
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 from mnv2_tvm.device.failure import Failure, Kind
 from mnv2_tvm.device.workers import WorkerPool
 from mnv2_tvm.kernels import Schedule
 from mnv2_tvm.layer import Layer
 from mnv2_tvm.search.candidate import Timing, build_candidate, measure_candidate
-from mnv2_tvm.search.farm import Farm, Job, Result
+from mnv2_tvm.search.farm import Job, Result
 from mnv2_tvm.search.records import Measurement, TuningLog
 from mnv2_tvm.target import Target
 
@@ -31,6 +32,21 @@ class Tally:
     dropped_boards: set[str] = field(default_factory=set)
 
 
+class Board(Protocol):
+    """What measures candidates elsewhere: a farm, or one device that runs programs."""
+
+    @property
+    def build(self) -> Callable[[Layer, Schedule, str, Path], Path]:
+        """A worker's job: writes what `measure` needs of a candidate."""
+
+    @property
+    def dropped(self) -> frozenset[str]:
+        """Boards that are not to be asked again."""
+
+    def measure(self, jobs: list[Job]) -> Iterator[tuple[Job, Result]]:
+        """Candidates of one layer. Raises UserError where no board is left."""
+
+
 @dataclass(frozen=True)
 class CandidateBench:
     """Every measurement is in the log before it is yielded."""
@@ -41,7 +57,7 @@ class CandidateBench:
     builders: WorkerPool
     runners: WorkerPool
     tally: Tally
-    farm: Farm | None = None  # None: this host
+    board: Board | None = None  # None: this host
     numbers: Iterator[int] = field(default_factory=itertools.count)
 
     def measure(self, layer: Layer, batch: list[Schedule]) -> Iterator[Measurement]:
@@ -53,7 +69,8 @@ class CandidateBench:
             for schedule in batch
         ]
         built: list[Job] = []
-        for number, result in self.builders.run(build_candidate, jobs, _BUILD_TIMEOUT_S):
+        build = self.board.build if self.board else build_candidate
+        for number, result in self.builders.run(build, jobs, _BUILD_TIMEOUT_S):
             if isinstance(result, Failure):
                 yield self._note(layer, batch[number], result)
             else:
@@ -64,12 +81,12 @@ class CandidateBench:
         self.tally.seconds += time.monotonic() - start
 
     def _results(self, jobs: list[Job]) -> Iterator[tuple[Job, Result]]:
-        if self.farm is None:
+        if self.board is None:
             for number, result in self.runners.run(measure_candidate, jobs, _MEASURE_TIMEOUT_S):
                 yield jobs[number], result
         elif jobs:
-            yield from self.farm.measure(jobs)
-            self.tally.dropped_boards.update(self.farm.address.avoid)
+            yield from self.board.measure(jobs)
+            self.tally.dropped_boards.update(self.board.dropped)
 
     def _note(self, layer: Layer, schedule: Schedule, result: Result) -> Measurement:
         if isinstance(result, Timing) and not result.right:

@@ -11,7 +11,7 @@ from mnv2_tvm.device.workers import WorkerPool
 from mnv2_tvm.errors import UserError
 from mnv2_tvm.kernels import Schedule
 from mnv2_tvm.layer import Layer
-from mnv2_tvm.search.candidate import Timing, measure_candidate
+from mnv2_tvm.search.candidate import Timing, build_candidate, measure_candidate
 from mnv2_tvm.search.progress import Progress
 
 _TIMEOUT_S = 300.0  # the last resort: each step on a board has a deadline of its own
@@ -26,10 +26,17 @@ Result = Timing | Failure
 class Farm:
     """Measures jobs on every board of `address`, with a worker for each board."""
 
+    build = staticmethod(build_candidate)
+
     address: Address  # it avoids the boards that were dropped
     pool: WorkerPool
     progress: Progress
     _there: list[str] = field(default_factory=list)
+
+    @property
+    def dropped(self) -> frozenset[str]:
+        """Boards that are not to be asked again."""
+        return self.address.avoid
 
     def measure(self, jobs: list[Job]) -> Iterator[tuple[Job, Result]]:
         """Each job on any board; what fails there has a second try, on another one if it can.

@@ -11,7 +11,7 @@ from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -38,6 +38,23 @@ _BOARD_TIMEOUT_S = 3600.0  # the last resort: each step on a board has a deadlin
 _TRIES = 3  # boards that may be lost here
 
 
+Network = tuple[str, Architecture, int, int]  # target, architecture, seed, threads
+
+
+class Board(Protocol):
+    """What measures whole networks that `build_variant`, a worker's job, wrote into folders."""
+
+    @property
+    def build_variant(self) -> Callable[[Choice, Network, Path], Path]:
+        """Builds the network of its arguments into the folder, and returns that."""
+
+    def profile(self, folders: list[Path]) -> list[Samples]:
+        """The times of each layer of each network, run in turn, after their numbers are checked."""
+
+    def time(self, folders: list[Path]) -> list[float]:
+        """Median milliseconds of a whole run of each, in turn."""
+
+
 @dataclass(frozen=True)
 class InNetwork:
     """The choice of every layer, and the whole network with defaults and with the choice."""
@@ -58,30 +75,32 @@ def measure_in_network(
     seed: int,
     progress: Progress,
     address: Address | None = None,
+    board: Board | None = None,
 ) -> InNetwork:
     """Choose for each searched layer among its near-best; other layers follow `base`.
 
-    On this host, or on one board of `address`. Raises UserError where no variant could be built
-    and run.
+    On this host, on one board of `address`, or on `board`. Raises UserError where no variant could
+    be built and run.
     """
     wanted = variants(searches, blocks, base)
     network = (target.name, architecture, seed, threads)
     with tempfile.TemporaryDirectory(prefix="mnv2-") as name, WorkerPool(2) as workers:
-        folders = _build(wanted, network, Path(name), workers, progress)
+        board = board or _Libraries(workers, seed, address, progress)
+        job = board.build_variant
+        folders = _build(job, wanted, network, Path(name), workers, progress)
         progress.now("measuring the variants inside the network")
-        measure = _Measure(workers, seed, address, progress)
-        profiles = measure(profile_libraries, list(folders.values()))
+        profiles = board.profile(list(folders.values()))
         profiled = [(wanted[n], samples) for n, samples in zip(folders, profiles, strict=True)]
         chosen = choose(searches, profiled)
         tuned = {**base.tuned, **{layer: kept.schedule for layer, kept in chosen.items()}}
-        final = _build([{}, tuned], network, Path(name) / "final", workers, progress)
-        default_ms, tuned_ms = measure(time_libraries, list(final.values()))
+        final = _build(job, [{}, tuned], network, Path(name) / "final", workers, progress)
+        default_ms, tuned_ms = board.time(list(final.values()))
     return InNetwork(chosen, default_ms, tuned_ms)
 
 
 def build_variant(
     schedules: Choice,
-    network: tuple[str, Architecture, int, int],
+    network: Network,
     folder: Path,
 ) -> Path:
     """A worker's job: build the network with these schedules; other layers have defaults."""
@@ -141,8 +160,9 @@ def _checked_images(folders: list[Path], networks: list, seed: int) -> np.ndarra
 
 
 def _build(
+    job: Callable[[Choice, Network, Path], Path],
     wanted: list[Choice],
-    network: tuple[str, Architecture, int, int],
+    network: Network,
     folder: Path,
     workers: WorkerPool,
     progress: Progress,
@@ -151,7 +171,7 @@ def _build(
     jobs = [(variant, network, folder / str(i)) for i, variant in enumerate(wanted)]
     built: dict[int, Path] = {}
     failure = None
-    for number, result in workers.run(build_variant, jobs, _TIMEOUT_S):
+    for number, result in workers.run(job, jobs, _TIMEOUT_S):
         progress.now(f"building variant {len(built) + 1} of {len(jobs)} of the network")
         if isinstance(result, Failure):
             failure = result
@@ -164,15 +184,27 @@ def _build(
 
 
 @dataclass(frozen=True)
-class _Measure:
+class _Libraries:
     """Runs a job on the libraries in a worker: on this host, or on a board."""
+
+    build_variant = staticmethod(build_variant)
 
     workers: WorkerPool
     seed: int
     address: Address | None
     progress: Progress
 
-    def __call__(self, function: Callable[..., Any], folders: list[Path]) -> Any:
+    def profile(self, folders: list[Path]) -> list[Samples]:
+        """The times of each layer of each library."""
+        samples: list[Samples] = self._measure(profile_libraries, folders)
+        return samples
+
+    def time(self, folders: list[Path]) -> list[float]:
+        """Median milliseconds of a whole run of each."""
+        medians: list[float] = self._measure(time_libraries, folders)
+        return medians
+
+    def _measure(self, function: Callable[..., Any], folders: list[Path]) -> Any:
         """Its result. Says which boards are lost or wrong, and tries others. Raises UserError."""
         address = self.address
         timeout_s = _BOARD_TIMEOUT_S if address else _TIMEOUT_S

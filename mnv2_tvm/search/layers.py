@@ -10,7 +10,7 @@ from mnv2_tvm.device.workers import WorkerPool
 from mnv2_tvm.errors import UserError
 from mnv2_tvm.kernels import Schedule, schedule_class
 from mnv2_tvm.layer import Layer
-from mnv2_tvm.search.candidate_bench import BUILDERS, CandidateBench, Tally
+from mnv2_tvm.search.candidate_bench import BUILDERS, Board, CandidateBench, Tally
 from mnv2_tvm.search.cost_model import CostModel
 from mnv2_tvm.search.farm import NOT_ITS_FAULT, Farm
 from mnv2_tvm.search.progress import Progress
@@ -93,9 +93,11 @@ def search_layers(
     reserve_s: float,
     progress: Progress,
     address: Address | None = None,
+    board: Board | None = None,
 ) -> Tally:
     """Measure batches, layer after layer, until all are done or the time is up but `reserve_s`.
 
+    On this host, on all boards of `address`, or on `board`.
     Raises UserError with the first failure if there is no time for any layer.
     """
     model, draw, tally = CostModel(target, seed), random.Random(seed), Tally()
@@ -104,8 +106,8 @@ def search_layers(
         WorkerPool(BUILDERS) as builders,
         WorkerPool(address.boards() if address else 1) as runners,
     ):
-        farm = Farm(address, runners, progress) if address else None
-        bench = CandidateBench(target, log, Path(scratch), builders, runners, tally, farm)
+        board = Farm(address, runners, progress) if address else board
+        bench = CandidateBench(target, log, Path(scratch), builders, runners, tally, board)
         while active := [s for s in searches if not s.done(trials)]:
             model.fit([m for search in searches for m in search.times.values()])
             for search in active:

@@ -1,0 +1,55 @@
+"""What a device tells of itself, read with a few commands that every Linux and Android has."""
+
+import re
+from typing import Any
+
+from mnv2_tvm.host import as_process
+from mnv2_tvm.target import HostNeeds
+
+_FILES = {
+    "cpuinfo": "/proc/cpuinfo",
+    "model": "/proc/device-tree/model",
+    "clock": "/sys/devices/system/cpu/cpu0/cpufreq/scaling_cur_freq",
+    "temperature": "/sys/class/thermal/thermal_zone0/temp",
+}
+_COMMANDS = {
+    "machine": "uname -m",
+    "cores": "nproc",
+    "product": "getprop ro.product.model",
+} | {name: f"cat {path}" for name, path in _FILES.items()}
+SCRIPT = "\n".join(f"echo '=== {n}'; {c} 2>/dev/null; echo" for n, c in _COMMANDS.items())
+_WORD_32 = 2**31  # as sys.maxsize of a 32-bit process
+
+
+def read_told(text: str, needs: HostNeeds) -> dict[str, Any]:
+    """What `SCRIPT` printed, with the keys that a board over RPC tells; None for what is missing.
+
+    A device that runs programs of `needs` beside its own, as a 64-bit Raspberry Pi OS does with
+    32-bit ones, counts as what they need.
+    """
+    parts = re.split(r"^=== (\w+)$", text, flags=re.MULTILINE)
+    told = {
+        name: value.strip("\0\n ") for name, value in zip(parts[1::2], parts[2::2], strict=True)
+    }
+    fields = dict(re.findall(r"^([\w ]+?)\s*:\s*(.*)$", told.get("cpuinfo", ""), re.MULTILINE))
+    machine = told.get("machine", "")
+    features = set((fields.get("flags") or fields.get("Features") or "").split())
+    if needs.machine == "armv7l":
+        machine = {"armv8l": "armv7l"}.get(machine, machine)
+        as_32 = as_process(machine, features, _WORD_32)
+        machine, features = as_32 if features else (as_32[0], features)
+    names = (fields.get(key) for key in ("model name", "Model", "Hardware"))
+    cpu = next((name for name in (told.get("product"), *names, told.get("model")) if name), machine)
+    cores = told.get("cores", "")
+    return {
+        "machine": machine,
+        "cpu": cpu,
+        "cores": int(cores) if cores.isdecimal() else None,
+        "features": sorted(features),
+        "clock_mhz": _number(told.get("clock", ""), 1e-3),
+        "temperature_c": _number(told.get("temperature", ""), 1e-3),
+    }
+
+
+def _number(text: str, scale: float) -> float | None:
+    return int(text) * scale if re.fullmatch(r"-?\d+", text) else None

@@ -1,0 +1,135 @@
+"""Programs over adb: to a simulated phone, which is this machine with a folder of its own."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from conftest import TINY
+from fake_adb import write_fake_adb
+
+from mnv2_tvm.bench import bench_via
+from mnv2_tvm.bench_result import BenchResult
+from mnv2_tvm.device.failure import DeviceError, Kind
+from mnv2_tvm.errors import UserError
+from mnv2_tvm.network import SourceNetwork
+from mnv2_tvm.target import Target
+from mnv2_tvm.via.device import Device, parse_via
+
+Plug = Callable[[str], None]
+
+
+@pytest.fixture
+def plug_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Plug]:
+    """Plug in a phone of a mode; whatever happens, nothing stays on it."""
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    phones = []
+    yield lambda mode: phones.append(write_fake_adb(tmp_path, mode))
+    assert [list(phone.iterdir()) for phone in phones] == [[]]
+
+
+def bench(target: str, runner: str | None = None, via: str = "adb") -> BenchResult:
+    source = SourceNetwork.make(TINY, None, seed=0)
+    return bench_via(Target.load(target), source, via, runner=runner, runs=2, warmup=1)
+
+
+def refused(match: str, kind: Kind, via: str = "adb") -> None:
+    with pytest.raises(DeviceError, match=match) as caught, Device(parse_via(via), _any()):
+        pass
+    assert caught.value.kind == kind
+
+
+def _any() -> Target:
+    return Target.load("android")
+
+
+@pytest.mark.parametrize("via", ["adb", "adb:PHONE1"])
+def test_bench_on_the_one_phone(here: Target, plug_in: Plug, via: str) -> None:
+    plug_in("")
+    result = bench(here.name, via=via)
+    assert result.relative_error < 1e-4 and not result.emulated
+    assert result.host["via"] == via
+
+
+def test_the_program_for_android(plug_in: Plug) -> None:
+    """Static, so that it runs on an arm64 kernel of any kind, as qemu's is."""
+    plug_in("")
+    result = bench("android-dotprod", "qemu-aarch64 -cpu cortex-a76")
+    assert result.relative_error < 1e-4 and result.emulated
+
+
+def test_one_of_two_phones(here: Target, plug_in: Plug) -> None:
+    plug_in("two")
+    assert bench(here.name, via="adb:192.168.1.5:5555").relative_error < 1e-4
+
+
+@pytest.mark.parametrize(
+    ("mode", "match"),
+    [
+        ("unauthorized", "PHONE1 is 'unauthorized'; unlock the phone and allow"),
+        ("offline", "PHONE1 is 'offline'; .*adb reconnect offline"),
+        ("no permissions", "PHONE1 is 'no permissions .*apt install android-sdk-platform-tools"),
+        ("recovery", "PHONE1 is 'recovery'; start Android on it"),
+        ("none", "adb sees no device: plug the phone in"),
+        ("two", r"adb sees PHONE1 \(device\), 192.168.1.5:5555 .*--via adb:SERIAL"),
+    ],
+)
+def test_a_phone_that_is_not_ready(plug_in: Plug, mode: str, match: str) -> None:
+    plug_in(mode)
+    refused(match, Kind.LINK)
+
+
+@pytest.mark.parametrize(
+    ("serial", "match"),
+    [
+        ("PHONE2", r"adb sees no PHONE2, but PHONE1 \(device\); see adb devices"),
+        ("10.0.0.2:5555", "adb sees no 10.0.0.2:5555, but .*; adb connect 10.0.0.2:5555"),
+    ],
+)
+def test_another_phone(plug_in: Plug, serial: str, match: str) -> None:
+    plug_in("")
+    refused(match, Kind.LINK, f"adb:{serial}")
+
+
+def test_a_phone_of_another_machine(plug_in: Plug) -> None:
+    plug_in("")
+    refused("adb is x86_64; android is for aarch64", Kind.REFUSED)
+
+
+@pytest.mark.parametrize(
+    ("mode", "kind", "match"),
+    [
+        ("lost", Kind.LINK, "adb is lost while running mnv2_bench: error: device 'PHONE1' not"),
+        ("full", Kind.UPLOAD, "adb did not take mnv2_bench: .*No space left on device"),
+        ("cut", Kind.UPLOAD, "adb has 1000 of the [0-9]+ bytes of mnv2_bench"),
+        ("noexec", Kind.UPLOAD, "adb cannot run programs in .*Permission denied.*noexec"),
+    ],
+)
+def test_a_phone_that_fails(here: Target, plug_in: Plug, mode: str, kind: Kind, match: str) -> None:
+    plug_in(mode)
+    with pytest.raises(DeviceError, match=match) as caught:
+        bench(here.name)
+    assert caught.value.kind == kind
+
+
+@pytest.mark.parametrize("signal", ["SEGV", "KILL"])
+def test_a_program_that_crashes(here: Target, plug_in: Plug, signal: str) -> None:
+    plug_in("")
+    with pytest.raises(DeviceError, match=f"crash: adb ended the program with SIG{signal}"):
+        bench(here.name, f"sh -c 'kill -{signal} $$'")
+
+
+def test_no_adb_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+    refused("adb is not installed here; apt install adb", Kind.LINK)
+
+
+@pytest.mark.parametrize("serial", ["-d", "a b", "$(id)", "a;b", "a\nb"])
+def test_a_serial_number_cannot_be_an_option_or_a_command(serial: str) -> None:
+    with pytest.raises(UserError, match="no serial number of adb"):
+        parse_via(f"adb:{serial}")
+
+
+@pytest.mark.parametrize("via", ["", "adb:", "usb", "ssh", "telnet:host", "ADB"])
+def test_ways_that_do_not_exist(via: str) -> None:
+    with pytest.raises(UserError, match="--via takes ssh:HOST, adb or adb:SERIAL"):
+        parse_via(via)

@@ -1,0 +1,166 @@
+"""Programs over a real ssh: to an sshd on loopback, with ARM programs run under qemu there."""
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from conftest import TINY
+from device_boards import processes_with
+from ssh_server import SshServer, ssh_server
+
+from mnv2_tvm import cli
+from mnv2_tvm.bench import bench_via
+from mnv2_tvm.bench import main as bench_main
+from mnv2_tvm.bench_result import BenchResult
+from mnv2_tvm.build import build_program
+from mnv2_tvm.device.failure import DeviceError, Kind
+from mnv2_tvm.errors import UserError
+from mnv2_tvm.model import Architecture
+from mnv2_tvm.network import SourceNetwork
+from mnv2_tvm.target import Target
+from mnv2_tvm.via.device import Device, parse_via
+from mnv2_tvm.via.ssh import Ssh
+
+pytestmark = pytest.mark.usefixtures("on_the_path")
+Bench = Callable[..., BenchResult]
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SshServer]:
+    with ssh_server(tmp_path_factory.mktemp("ssh")) as running:
+        yield running
+
+
+@pytest.fixture
+def on_the_path(server: SshServer, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """And whatever happens, nothing stays on the board."""
+    monkeypatch.setenv("PATH", str(server.bin), prepend=":")
+    yield
+    assert list(server.there.iterdir()) == []
+
+
+def bench(target: str, runner: str | None = None, via: str = "ssh:board") -> BenchResult:
+    source = SourceNetwork.make(TINY, None, seed=0)
+    options = {"runs": 10, "warmup": 1, "per_layer": True}
+    return bench_via(Target.load(target), source, via, runner=runner, **options)  # type: ignore[arg-type]
+
+
+def test_bench_on_a_machine_like_this_one(here: Target) -> None:
+    result = bench(here.name)
+    assert result.relative_error < 1e-4
+    assert result.latency.min_ms <= result.latency.median_ms <= result.latency.p90_ms
+    assert [row.name for row in result.layers] == [row["name"] for row in result.manifest.layers]
+    assert sum(row.time_share for row in result.layers) == pytest.approx(1)
+    # The layers together take about what a run does; the machine may be busy.
+    assert sum(row.median_us for row in result.layers) < 5e3 * result.latency.median_ms
+    assert not result.emulated
+    assert result.host["via"] == "ssh:board"
+    assert result.memory and 0 < result.memory.rss_growth_bytes < result.memory.peak_rss_bytes
+    assert result.peak_share > 0
+
+
+@pytest.mark.parametrize(
+    ("target", "runner"),
+    [("rasp4", "qemu-aarch64 -cpu cortex-a72"), ("rasp4-32", "qemu-arm -cpu max")],
+)
+def test_a_raspberry_pi_that_is_emulated_says_so(target: str, runner: str) -> None:
+    result = bench(target, runner)
+    assert result.relative_error < 1e-4
+    assert result.emulated and result.memory is None
+    assert "emulated" in " ".join(result.warnings)
+    assert result.host["cpu"] == runner
+
+
+def test_the_command_line(here: Target, server: SshServer, tmp_path: Path) -> None:
+    words = f"--target {here.name} --width 0.35 --resolution 32 --classes 10 --runs 3 --threads 2"
+    words += f" --via ssh://board:{server.port} --json {tmp_path / 'out.json'}"
+    with pytest.raises(SystemExit) as end:
+        cli.run_verb(bench_main, words.split())
+    assert end.value.code == 0
+    result = json.loads((tmp_path / "out.json").read_text())
+    assert result["threads"] == 2 and result["runs"] == 3
+
+
+def test_a_batch_and_odd_shapes(here: Target) -> None:
+    source = SourceNetwork.make(Architecture(0.35, 47, classes=12, batch=2), None, seed=0)
+    result = bench_via(here, source, "ssh:board", runs=1, warmup=0, threads=2)
+    assert result.relative_error < 1e-4 and result.threads == 2
+
+
+def refused(match: str, kind: Kind, *arguments: str | None) -> None:
+    """`bench` with the arguments ends with a sentence of the kind."""
+    with pytest.raises(DeviceError, match=match) as caught:
+        bench(*arguments)  # type: ignore[arg-type]
+    assert caught.value.kind == kind
+
+
+def test_a_machine_of_another_kind() -> None:
+    refused(r"ssh:board is x86_64; rasp4 is for aarch64.*--target", Kind.REFUSED, "rasp4")
+
+
+def test_an_instruction_that_the_cpu_lacks() -> None:
+    match = r"SIGILL: its CPU lacks an instruction of x86-avx512, which needs .*avx512f.*--target"
+    refused(match, Kind.CRASH, "x86-avx512", "qemu-x86_64 -cpu Nehalem")
+
+
+def test_a_runner_that_is_not_there(here: Target) -> None:
+    refused("cannot start nowhere .*not found", Kind.UPLOAD, here.name, "nowhere --fast")
+
+
+@pytest.mark.parametrize(
+    ("host", "match"),
+    [
+        ("keyless", "Permission denied.*; give it your key: ssh-copy-id keyless"),
+        ("stranger", "Host key verification failed.*; see and accept its key once: ssh stranger"),
+        ("ssh://board:1", "refused; start the server there"),
+        ("no-such-host.invalid", "Could not resolve.*; check the name"),
+    ],
+)
+def test_a_way_that_fails(here: Target, host: str, match: str) -> None:
+    via = host if host.startswith("ssh://") else f"ssh:{host}"
+    refused(match, Kind.LINK, here.name, None, via)
+
+
+def replace_ssh(script: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    command = tmp_path / "ssh"
+    command.write_text(f"#!/bin/sh\n{script}\n")
+    command.chmod(0o700)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+
+
+def test_a_connection_that_hangs(
+    here: Target, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    replace_ssh("exec sleep 60", tmp_path, monkeypatch)
+    monkeypatch.setattr("mnv2_tvm.via.device._SHELL_S", 0.5)
+    refused("ssh:board did not answer within .* telling about itself", Kind.TIMEOUT, here.name)
+
+
+def test_no_ssh_here(here: Target, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+    refused("ssh is not installed here; apt install openssh-client", Kind.LINK, here.name)
+
+
+@pytest.mark.parametrize(
+    "host", ["-oProxyCommand=id", "", "a b", "a;b", "me@-x", "ssh://", "-l", "$(id)", "a\nb", "@a"]
+)
+def test_a_host_cannot_be_an_option_or_a_command(host: str) -> None:
+    with pytest.raises(UserError, match="no host for ssh"):
+        Ssh(host)
+
+
+@pytest.mark.parametrize("host", ["pi", "pi@board", "10.0.0.7", "fe80::1%eth0", "a_b.example.org"])
+def test_what_ssh_takes_is_a_host(host: str) -> None:
+    assert Ssh(host).host == host
+
+
+def test_a_deadline_ends_the_program_on_the_device(here: Target, tmp_path: Path) -> None:
+    program = tmp_path / "mnv2_bench"
+    build_program(here, SourceNetwork.make(TINY, None, seed=0), program)
+    with Device(parse_via("ssh:board"), here) as device:
+        remote = device.upload(program)
+        with pytest.raises(DeviceError, match="was not done within 1 s") as caught:
+            device.run(remote, ["--runs", "1000000"], 1)
+        assert processes_with(remote) == []
+    assert caught.value.kind == Kind.TIMEOUT
