@@ -188,24 +188,13 @@ def _layer_times(
     return tuple(rows)
 
 
-def _cpu_list(text: str, threads: int | None, elsewhere: object) -> list[int]:
-    if elsewhere is not None or threads is not None:
-        raise UserError(
-            "--cpus says how many threads this host uses, and where; leave --threads, --tracker, "
-            "--via and --program out. On a board start its server under taskset"
-        )
-    cpus = [int(cpu) if cpu.isdecimal() else -1 for cpu in text.split(",")]
-    if -1 in cpus or len(set(cpus)) < len(cpus):
-        raise UserError(f"--cpus {text}: give numbers of CPUs, each once, such as 0,1")
-    return cpus
-
-
-def _refuse_options_of_a_build(context: typer.Context) -> None:
-    """A library has its shape already: an option that asks for one would be ignored."""
-    for name in ("width", "resolution", "classes", "batch"):
+def _refuse(context: typer.Context, names: tuple[str, ...], why: str) -> None:
+    """Raises UserError for an option of these that was given, and would be ignored."""
+    for name in names:
         origin = context.get_parameter_source(name)
         if origin is not None and origin.name == "COMMANDLINE":
-            raise UserError(f"--{name} goes with --target: a library has its {name} already")
+            option = name.removesuffix("_file").replace("_", "-")
+            raise UserError(f"--{option} {why}")
 
 
 def main(
@@ -247,9 +236,22 @@ def main(
         raise UserError("--via and --program build a program of their own; give --target NAME")
     if baseline and (tracker or via):
         raise UserError("--baseline runs on this host; leave it or --tracker and --via out")
-    if program and (via or tracker or json_file):
-        raise UserError("--program only writes the program; leave --via, --tracker and --json out")
-    pinned = None if cpus is None else _cpu_list(cpus, threads, tracker or via or program)
+    if program:
+        measuring = (
+            "runs",
+            "warmup",
+            "per_layer",
+            "json_file",
+            "baseline",
+            "tracker",
+            "via",
+            "cpus",
+        )
+        _refuse(context, measuring, "measures, and --program only writes a program: leave one out")
+    if cpus is not None:
+        elsewhere = "is not for --cpus, which places this host's threads: leave one out"
+        _refuse(context, ("threads", "tracker", "via"), elsewhere)
+    pinned = None if cpus is None else cli.cpu_list(cpus)
     threads = len(pinned) if pinned else threads
     if json_file is not None and not json_file.parent.is_dir():
         raise UserError(f"cannot write {json_file}: {json_file.parent} is not a folder")
@@ -257,7 +259,8 @@ def main(
     with tempfile.TemporaryDirectory(prefix="mnv2-bench-") as scratch:
         if target is None:
             assert library is not None
-            _refuse_options_of_a_build(context)
+            why = "goes with --target: a library has its own already"
+            _refuse(context, ("width", "resolution", "classes", "batch"), why)
             folder, source = library, source_of(library, weights)
         else:
             folder, machine = Path(scratch) / "library", Target.load(target)

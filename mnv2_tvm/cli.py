@@ -42,6 +42,14 @@ def console() -> Console:
     return Console() if sys.stdout.isatty() else Console(width=240)
 
 
+def cpu_list(text: str) -> list[int]:
+    """The numbers in `4,5,6`. Raises UserError for anything else."""
+    cpus = [int(cpu) if cpu.isdecimal() else -1 for cpu in text.split(",")]
+    if -1 in cpus or len(set(cpus)) < len(cpus):
+        raise UserError(f"--cpus {text}: give numbers of CPUs, each once, such as 0,1")
+    return cpus
+
+
 def run_verb(
     main: Callable[..., Any],
     arguments: list[str] | None = None,

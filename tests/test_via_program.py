@@ -183,7 +183,9 @@ def test_a_target_without_an_operating_system(
         ("--target x86 --runner qemu", "--runner goes with --via"),
         ("--target x86 --via ssh:a --runner 'a", "--runner ''a': No closing quotation"),
         ("--target x86 --via ssh:a --baseline relax", "--baseline runs on this host"),
-        ("--target x86 --via ssh:a --program p", "--program only writes"),
+        ("--target x86 --via ssh:a --program p", "--via measures, and --program only writes"),
+        ("--target x86 --per-layer --program p", "--per-layer measures"),
+        ("--target x86 --json out.json --program p", "--json measures"),
         ("--target x86 --via ssh:a --runs 0", "give 1 or more"),
     ],
 )

@@ -90,7 +90,7 @@ def test_wheel_has_all_data(wheel: Path) -> None:
 def test_wheel_has_nothing_else(wheel: Path) -> None:
     """No measurements of this machine, no locks, caches, tests or outputs."""
     names = zipfile.ZipFile(wheel).namelist()
-    suffixes = {".py", ".c", ".h", ".md", ".jpg", ".toml", ".typed", ".sh", ".txt", ".in"}
+    suffixes = {".py", ".c", ".h", ".ld", ".md", ".jpg", ".toml", ".typed", ".sh", ".txt", ".in"}
     strange = [
         name
         for name in names

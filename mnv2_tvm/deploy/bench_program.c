@@ -103,12 +103,12 @@ static void print_layers(double *samples_us, int runs) {
     printf("]");
 }
 
-static int usage(const char *name) {
+static int usage(void) {
     fprintf(stderr,
-            "usage: %s [--runs N] [--warmup N] [--threads N] [--deadline SECONDS]\n"
+            "usage: mnv2_bench [--runs N] [--warmup N] [--threads N] [--deadline SECONDS]\n"
             "       [--per-layer] [--only-layers]\n"
             "Check the numbers of %s, then time it: JSON on stdout, a summary on stderr.\n",
-            name, PROGRAM_NAME);
+            PROGRAM_NAME);
     return EXIT_OPTION;
 }
 
@@ -174,7 +174,7 @@ static double *time_layers(int runs) {
 
 int main(int count, char **words) {
     struct options options = {.runs = 100, .warmup = 10, .threads = mnv2_get_threads()};
-    if (count < 1 || !parse_options(words + 1, &options)) return usage("mnv2_bench");
+    if (count < 1 || !parse_options(words + 1, &options)) return usage();
     signal(SIGILL, illegal);
     if (options.deadline_s) alarm((unsigned)options.deadline_s);
     double before = status_bytes("VmRSS:");

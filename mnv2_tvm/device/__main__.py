@@ -69,7 +69,7 @@ def emulate(
         Path | None, typer.Option(help="Microcontroller: run this build, not one made for it.")
     ] = None,
     weights: Annotated[
-        Path | None, typer.Option(help="Microcontroller: those that --library was built with.")
+        Path | None, typer.Option(help="Microcontroller: as for build; random without.")
     ] = None,
     width: Annotated[float, typer.Option(help="Microcontroller: of the network.")] = 0.35,
     resolution: Annotated[int, typer.Option(help="Microcontroller: of the network.")] = 96,

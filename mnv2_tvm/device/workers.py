@@ -131,8 +131,9 @@ class _Worker:
 
     def kill(self) -> None:
         if self._process is not None:
-            self._process.kill()
-            self._process.join()
+            if self._process.pid is not None:  # Ctrl-C may have come before it was started
+                self._process.kill()
+                self._process.join()
             self.connection.close()
             self._scratch.cleanup()
         self._process = self._connection = None
