@@ -256,3 +256,19 @@ def test_an_interrupt_leaves_no_child(tmp_path: Path) -> None:
             assert time.monotonic() < deadline
         raise KeyboardInterrupt
     assert not any(map(alive, [*idle, int(written.read_text())]))
+
+
+def test_a_child_that_ctrl_c_kept_from_starting_leaves_nothing(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The signal may reach another thread, and so the interpreter, while `start` blocks it."""
+
+    def interrupted(process: object) -> None:
+        raise KeyboardInterrupt
+
+    context = multiprocessing.get_context("spawn")
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(context.Process, "start", interrupted)
+    with pytest.raises(KeyboardInterrupt), WorkerPool(1) as pool:
+        list(pool.run(add, [(1, 2)], _PATIENCE_S))
+    assert list(tmp_path.iterdir()) == []
