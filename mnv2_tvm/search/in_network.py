@@ -3,7 +3,8 @@
 A layer measured alone finds its operands in the caches; in the network it finds what the layer
 before it left there. So the best few of each layer and block are built into whole libraries, which
 run in turn; each layer keeps what was fastest there, and each block whichever is faster, its own
-kernel or its layers.
+kernel or its layers. If the network with every block in one kernel is as fast, that is kept: it
+needs less memory.
 """
 
 import tempfile
@@ -36,6 +37,7 @@ _ROUNDS, _RUNS = 12, 12  # each round runs every library this many times
 _TIMEOUT_S = 120.0
 _BOARD_TIMEOUT_S = 3600.0  # the last resort: each step on a board has a deadline of its own
 _TRIES = 3  # boards that may be lost here
+_TIE = 1.02  # so much slower the network may be for the memory that its blocks save
 
 
 Network = tuple[str, Architecture, int, int]  # target, architecture, seed, threads
@@ -91,11 +93,31 @@ def measure_in_network(
         progress.now("measuring the variants inside the network")
         profiles = board.profile(list(folders.values()))
         profiled = [(wanted[n], samples) for n, samples in zip(folders, profiles, strict=True)]
-        chosen = choose(searches, profiled)
-        tuned = {**base.tuned, **{layer: kept.schedule for layer, kept in chosen.items()}}
-        final = _build(job, [{}, tuned], network, Path(name) / "final", workers, progress)
-        default_ms, tuned_ms = board.time(list(final.values()))
-    return InNetwork(chosen, default_ms, tuned_ms)
+        options = [choose(searches, profiled, every_block=True), choose(searches, profiled)]
+        if options[0] == options[1]:
+            options.pop()
+        final = [{}, *({**base.tuned, **_schedules(option)} for option in options)]
+        folders = _build(job, final, network, Path(name) / "final", workers, progress)
+        if len(folders) < len(final):
+            raise UserError("the network of the chosen schedules could not be built, see above")
+        default_ms, *times_ms = board.time(list(folders.values()))
+    best = least_memory(times_ms)
+    if len(options) > 1:
+        fused_ms, mixed_ms = times_ms
+        progress.line(
+            f"network with every block fused: {fused_ms:.3f} ms; with some layer by layer, where "
+            f"that was faster: {mixed_ms:.3f} ms; kept the {('first', 'second')[best]}"
+        )
+    return InNetwork(options[best], default_ms, times_ms[best])
+
+
+def _schedules(chosen: dict[Layer, Kept]) -> Choice:
+    return {layer: kept.schedule for layer, kept in chosen.items()}
+
+
+def least_memory(times_ms: list[float]) -> int:
+    """Which network is kept: the first, as they come by memory, that ties with the fastest."""
+    return next(i for i, ms in enumerate(times_ms) if ms <= _TIE * min(times_ms))
 
 
 def build_variant(

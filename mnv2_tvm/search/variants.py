@@ -13,7 +13,6 @@ from mnv2_tvm.search.records import Decisions
 _VARIANTS = 6  # with the near-best of every layer
 _FUSED = 4  # with the near-best of every block
 _NEAR = 1.15  # of the best time alone
-_TIE = 1.02  # so much slower a block may be for the memory that it saves
 
 Choice = dict[Layer, Schedule | None]  # None: a block is done layer by layer
 Samples = dict[Layer, list[float]]  # microseconds, one for each run; repeats of a layer averaged
@@ -58,11 +57,14 @@ def _ranked(searches: Sequence[LayerSearch], base: Decisions, count: int) -> lis
 
 
 def choose(
-    searches: Sequence[LayerSearch], profiled: Sequence[tuple[Choice, Samples]]
+    searches: Sequence[LayerSearch],
+    profiled: Sequence[tuple[Choice, Samples]],
+    *,
+    every_block: bool = False,
 ) -> dict[Layer, Kept]:
     """What was fastest inside the network; a block against the sum of its layers.
 
-    Of a tie the block wins: it needs less memory.
+    With `every_block` each block keeps its fastest kernel even where its layers are faster.
     """
     layers = {layer for _, samples in profiled for layer in samples}
     best = {layer: _fastest(layer, profiled) for layer in layers}
@@ -73,7 +75,7 @@ def choose(
         if layer.parts != (layer,):
             parts = [best[part] for part in layer.parts]
             low, middle, high = (sum(p.samples_us[i] for p in parts) for i in range(3))
-            if kept is None or kept.samples_us[1] > _TIE * middle:
+            if kept is None or (kept.samples_us[1] > middle and not every_block):
                 kept = Kept(None, (round(low, 3), round(middle, 3), round(high, 3)))
         assert kept is not None
         chosen[layer] = kept
