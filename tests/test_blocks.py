@@ -132,6 +132,13 @@ def test_variants_measure_every_layer_apart_and_every_block_fused(here: Target) 
     assert len({choice[dense] for choice in wanted[:2]}) == 2
 
 
+def test_the_last_variant_has_the_default_of_every_layer(here: Target) -> None:
+    search = searched(BLOCK, here, [3.0, 3.1, 9.0])
+    search.default = search.space[2]  # far from the best alone; inside the network it may be
+    wanted = variants([search], [BLOCK], Decisions(here, {}))
+    assert [choice[BLOCK] for choice in wanted] == [None, *search.space[:3]]
+
+
 @pytest.mark.parametrize(("fused_us", "is_fused"), [(5.9, True), (6.1, False)])
 def test_a_block_is_fused_where_it_beats_its_layers(
     here: Target, fused_us: float, is_fused: bool

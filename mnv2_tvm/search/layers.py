@@ -44,6 +44,11 @@ class LayerSearch:
         """Its time; infinite if there is none."""
         return self.best.median_us or 0.0 if self.best else float("inf")
 
+    @property
+    def default_is_right(self) -> bool:
+        """Whether the default schedule was measured, with right numbers."""
+        return self.default in self.times and self.times[self.default].median_us is not None
+
     def unmeasured(self) -> list[Schedule]:
         """Points of the space that were not tried yet."""
         return [schedule for schedule in self.space if schedule not in self.times]

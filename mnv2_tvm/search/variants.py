@@ -11,7 +11,7 @@ from mnv2_tvm.search.layers import LayerSearch
 from mnv2_tvm.search.records import Decisions
 
 _VARIANTS = 6  # with the near-best of every layer
-_FUSED = 4  # with the near-best of every block
+_FUSED = 6  # with the near-best of every block
 _NEAR = 1.15  # of the best time alone
 
 Choice = dict[Layer, Schedule | None]  # None: a block is done layer by layer
@@ -32,7 +32,10 @@ class Kept:
 def variants(
     searches: Sequence[LayerSearch], blocks: Sequence[Layer], base: Decisions
 ) -> list[Choice]:
-    """Variant i takes the i-th best of every layer; those of the blocks come after all others."""
+    """Variant i takes the i-th best of every layer, the last one its default.
+
+    Those of the blocks come after all others.
+    """
     layers = [search for search in searches if search.layer not in blocks]
     fused = [search for search in searches if search.layer in blocks]
     apart: Choice = {**base.tuned, **dict.fromkeys(blocks)}
@@ -47,8 +50,10 @@ def variants(
 def _ranked(searches: Sequence[LayerSearch], base: Decisions, count: int) -> list[Choice]:
     near: dict[Layer, list[Schedule | None]] = {}
     for search in searches:
-        schedules = [m.schedule for m in search.near_best(count, _NEAR)]
-        near[search.layer] = [*schedules] or [base(search.layer)]
+        schedules: list[Schedule | None] = [m.schedule for m in search.near_best(count, _NEAR)]
+        if search.default_is_right and search.default not in schedules:
+            schedules.append(search.default)
+        near[search.layer] = schedules or [base(search.layer)]
     most = max((len(schedules) for schedules in near.values()), default=0)
     return [
         {layer: schedules[min(i, len(schedules) - 1)] for layer, schedules in near.items()}
