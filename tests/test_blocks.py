@@ -18,7 +18,7 @@ from mnv2_tvm.pipeline import compile_network, network_blocks, network_layers
 from mnv2_tvm.search.in_network import least_memory
 from mnv2_tvm.search.layers import LayerSearch
 from mnv2_tvm.search.records import Decisions, Measurement, Record
-from mnv2_tvm.search.variants import choose, variants
+from mnv2_tvm.search.variants import choose, memory_savers, variants
 from mnv2_tvm.target import Target
 
 SMALL = Architecture(0.35, 64, classes=10)
@@ -150,7 +150,15 @@ def test_a_block_is_fused_where_it_beats_its_layers(
     kept = choose(searches, profiled)[BLOCK]
     assert kept.schedule == (schedule if is_fused else None)
     assert kept.samples_us[1] == (fused_us if is_fused else 6.0)
-    assert choose(searches, profiled, every_block=True)[BLOCK].schedule == schedule
+    assert choose(searches, profiled, fused=[BLOCK])[BLOCK].schedule == schedule
+
+
+def test_blocks_that_save_memory_are_those_of_large_images() -> None:
+    module = SourceNetwork.make(Architecture(1.0, 224), None, 0).relax()
+    blocks = network_blocks(module)
+    savers = memory_savers(blocks)
+    assert {block.height for block in savers} == {224, 112, 56, 28}
+    assert all(block.stride == 1 for block in savers if block.height == 28)
 
 
 @pytest.mark.parametrize(

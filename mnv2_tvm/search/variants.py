@@ -1,7 +1,8 @@
 """Which whole networks the last pass of the search builds, and what their profiles decide."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from math import prod
 
 import numpy as np
 
@@ -64,12 +65,11 @@ def _ranked(searches: Sequence[LayerSearch], base: Decisions, count: int) -> lis
 def choose(
     searches: Sequence[LayerSearch],
     profiled: Sequence[tuple[Choice, Samples]],
-    *,
-    every_block: bool = False,
+    fused: Collection[Layer] = (),
 ) -> dict[Layer, Kept]:
     """What was fastest inside the network; a block against the sum of its layers.
 
-    With `every_block` each block keeps its fastest kernel even where its layers are faster.
+    The blocks in `fused` keep their fastest kernel even where their layers are faster.
     """
     layers = {layer for _, samples in profiled for layer in samples}
     best = {layer: _fastest(layer, profiled) for layer in layers}
@@ -80,11 +80,29 @@ def choose(
         if layer.parts != (layer,):
             parts = [best[part] for part in layer.parts]
             low, middle, high = (sum(p.samples_us[i] for p in parts) for i in range(3))
-            if kept is None or (kept.samples_us[1] > middle and not every_block):
+            if kept is None or (kept.samples_us[1] > middle and layer not in fused):
                 kept = Kept(None, (round(low, 3), round(middle, 3), round(high, 3)))
         assert kept is not None
         chosen[layer] = kept
     return chosen
+
+
+def memory_savers(blocks: Sequence[Layer]) -> set[Layer]:
+    """The blocks whose layers one by one need more workspace than every block as one kernel."""
+    room = max((_operand_floats(block) for block in blocks), default=0)
+    return {block for block in blocks if _floats_apart(block) > room}
+
+
+def _floats_apart(block: Layer) -> int:
+    kept = prod(block.input_shape) if block.epilogue == "residual" else 0
+    expand, *others = block.parts
+    return max(_operand_floats(expand), *(kept + _operand_floats(part) for part in others))
+
+
+def _operand_floats(layer: Layer) -> int:
+    """Of input and output; the image of a stem is not in the workspace."""
+    image = layer.operator in ("stem", "conv")
+    return prod(layer.output_shape) + (0 if image else prod(layer.input_shape))
 
 
 def _fastest(layer: Layer, profiled: Sequence[tuple[Choice, Samples]]) -> Kept:
