@@ -188,7 +188,7 @@ def _layer_times(
     return tuple(rows)
 
 
-def _refuse(context: typer.Context, names: tuple[str, ...], why: str) -> None:
+def _refuse(context: typer.Context, names: Sequence[str], why: str) -> None:
     """Raises UserError for an option of these that was given, and would be ignored."""
     for name in names:
         origin = context.get_parameter_source(name)
@@ -237,17 +237,8 @@ def main(
     if baseline and (tracker or via):
         raise UserError("--baseline runs on this host; leave it or --tracker and --via out")
     if program:
-        measuring = (
-            "runs",
-            "warmup",
-            "per_layer",
-            "json_file",
-            "baseline",
-            "tracker",
-            "via",
-            "cpus",
-        )
-        _refuse(context, measuring, "measures, and --program only writes a program: leave one out")
+        idle = ["runs", "warmup", "per_layer", "json_file", "baseline", "tracker", "via", "cpus"]
+        _refuse(context, idle, "measures, and --program only writes a program: leave one out")
     if cpus is not None:
         elsewhere = "is not for --cpus, which places this host's threads: leave one out"
         _refuse(context, ("threads", "tracker", "via"), elsewhere)

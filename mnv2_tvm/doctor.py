@@ -42,6 +42,14 @@ PIP = "python -m pip install"
 TVM_PROBE = "import tvm; print('LLVM', tvm.get_global_func('target.llvm_version_major')())"
 PROBE_TIMEOUT_S = 120
 
+# Programs that single options call, and how to get them: not needed by anything else.
+TOOLS = (
+    ("qemu-aarch64", "device emulate", "apt install qemu-user"),
+    ("qemu-system-arm", "device emulate of a microcontroller", "apt install qemu-system-arm"),
+    ("ssh", "--via ssh", "apt install openssh-client"),
+    ("adb", "--via adb", "apt install adb"),
+)
+
 
 @dataclass(frozen=True)
 class Finding:
@@ -72,6 +80,7 @@ def doctor() -> list[Finding]:
         *map(_dependency, requirements),
         tvm,
         _probe("linker", linker, _reinstall("ziglang", requirements)),
+        *(_tool(*tool) for tool in TOOLS),
         *_hardware(),
         *(_targets() if tvm.ok else []),
     ]
@@ -161,6 +170,11 @@ def _probe(name: str, arguments: list[str], remedy: str) -> Finding:
     if done.returncode:
         return Finding(name, f"{last} (exit code {done.returncode})", False, remedy)
     return Finding(name, last)
+
+
+def _tool(name: str, user: str, command: str) -> Finding:
+    path = shutil.which(name)
+    return Finding(name, path or f"not here; only {user} calls it: {command}")
 
 
 def _hardware() -> list[Finding]:

@@ -49,6 +49,18 @@ def test_this_machine_is_well(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.usefixtures("quick")
+def test_tools_of_single_options_are_not_missed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "adb").write_text("#!/bin/sh\n")
+    (tmp_path / "adb").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert named("adb").value == str(tmp_path / "adb")
+    absent = named("qemu-system-arm")
+    assert absent.ok and "apt install qemu-system-arm" in absent.value
+
+
+@pytest.mark.usefixtures("quick")
 def test_every_requirement_is_looked_up_and_understood() -> None:
     names = [re.split("[<>=]", requirement)[0] for requirement in REQUIREMENTS]
     assert set(names) <= {finding.name for finding in doctor()}

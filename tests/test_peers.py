@@ -26,7 +26,7 @@ from formats import FORMATS
 from measure import Settings, interval
 from process import PeerProcess
 from roofline import operand_bytes
-from runners import OURS, PEERS
+from runners import ONE_THREAD, OURS, PEERS
 from serve import time_runs
 
 NOWHERE = Path("no-venv/bin/python")
@@ -114,6 +114,13 @@ def test_a_failed_source_names_itself(case: Case) -> None:
 def test_formats_and_runners_fit_together() -> None:
     assert {peer.format for peer in PEERS.values()} <= set(FORMATS)
     assert {form.source for form in FORMATS.values()} <= {None, *FORMATS}
+
+
+def test_one_thread_of_ours_stands_beside_two(settings: Settings) -> None:
+    both = replace(settings, threads=2, peers=(ONE_THREAD,))
+    two, one = compare.compare(both, 0.35, 32)["rows"]
+    assert (two["name"], one["name"]) == (OURS, ONE_THREAD)
+    assert one["relative_error"] == two["relative_error"] < 1e-4  # the same bits
 
 
 def test_only_avx2_is_asked_for_where_it_is(case: Case) -> None:

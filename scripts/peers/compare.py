@@ -15,7 +15,7 @@ import typer
 from measure import Settings, compare, prepare
 from plot import plot
 from roofline import measure_layers, plot_roofline
-from runners import OURS, PEERS
+from runners import ONE_THREAD, OURS, PEERS
 from table import replace, sweep_table, table
 
 from mnv2_tvm import cli
@@ -129,7 +129,8 @@ def main(
     save: Annotated[bool, typer.Option(help="Write scripts/results/ and the README.")] = False,
 ) -> None:
     """Compare with other runtimes on this machine."""
-    names = [name for name in (peer or PEERS) if name != OURS]
+    superfluous = {OURS, ONE_THREAD} if threads == 1 else {OURS}
+    names = [name for name in (peer or PEERS) if name not in superfluous]
     if unknown := [name for name in names if name not in PEERS]:
         raise UserError(f"no peer is called {unknown[0]!r}; there are: {'; '.join(PEERS)}")
     machine = Target.load("x86-avx2" if avx2 else target)

@@ -14,6 +14,7 @@ from case import Case
 
 Run = Callable[[], np.ndarray]
 OURS = "mnv2_tvm"
+ONE_THREAD = "mnv2_tvm, 1 thread"  # beside ours with more, for what those gain
 
 
 @dataclass(frozen=True)
@@ -28,9 +29,17 @@ class Peer:
 
 
 def _ours(case: Case, model: Path) -> Run:
+    return _our_library(case, model, case.threads)
+
+
+def _ours_on_one_thread(case: Case, model: Path) -> Run:
+    return _our_library(case, model, 1)
+
+
+def _our_library(case: Case, model: Path, threads: int) -> Run:
     from mnv2_tvm import load
 
-    library, images = load(model, case.threads), case.images
+    library, images = load(model, threads), case.images
     result = np.empty(library.output_shape, np.float32)
 
     def run() -> np.ndarray:
@@ -184,6 +193,7 @@ _EXECUTORCH = ("torch", "executorch.runtime", "executorch.extension.pybindings.p
 
 PEERS = {
     OURS: Peer("mnv2-tvm", ("mnv2_tvm",), "library", _ours),
+    ONE_THREAD: Peer("mnv2-tvm", ("mnv2_tvm",), "library", _ours_on_one_thread),
     "OpenVINO": Peer("openvino", ("openvino",), "onnx", _openvino, "AVX-512 in its last layer"),
     "ONNX Runtime": Peer("onnxruntime", ("onnxruntime",), "onnx", _onnxruntime, _ALL),
     "LiteRT": Peer("ai-edge-litert", ("ai_edge_litert.interpreter",), "litert", _litert, _ALL),

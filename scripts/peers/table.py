@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from runners import OURS
+from runners import ONE_THREAD, OURS
 
 _REASON_COLUMNS = 100
 
@@ -55,7 +55,7 @@ def sweep_table(results: Sequence[dict[str, Any]]) -> str:
 
 def _fastest(result: dict[str, Any] | None) -> str:
     rows = result["rows"] if result else []
-    others = [row for row in rows if row["name"] != OURS and "failed" not in row]
+    others = [row for row in rows if row["name"] not in (OURS, ONE_THREAD) and "failed" not in row]
     if not others:
         return ""
     row = min(others, key=lambda row: row["median_ms"])
