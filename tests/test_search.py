@@ -48,14 +48,15 @@ def test_searched_layers_have_measurements_inside_their_space(here: Target, tune
     assert (tally.measured, tally.failed) == (len(measurements), 0)
 
 
-def test_records_are_of_the_fastest(here: Target, tuned: Tuned) -> None:
+def test_records_are_near_the_fastest_or_the_default(here: Target, tuned: Tuned) -> None:
     log = TuningLog.of(here, tuned.log_dir)
     records, measurements = log.records(), log.measurements()
     assert records == sorted(tuned.report.records, key=lambda record: record.layer.name)
     assert {record.layer for record in records} == SEARCHED
     for record in records:
         times = {m.schedule: m.median_us for m in measurements if m.layer == record.layer}
-        assert (times[record.schedule] or 0) <= 1.15 * min(t for t in times.values() if t)
+        near_best = (times[record.schedule] or 0) <= 1.15 * min(t for t in times.values() if t)
+        assert near_best or record.schedule == default_schedule(record.layer, here)
         low, middle, high = record.samples_us
         assert 0 < low <= middle == record.median_us <= high
         assert record.threads == 1
