@@ -23,6 +23,7 @@ from mnv2_tvm.search.json_lines import append_line, read_lines, replace_lines
 from mnv2_tvm.target import Target
 
 RECORDS, MEASUREMENTS = "records.jsonl", "measurements.jsonl"
+_BUSY = 0.75  # share of the threads' time that a record for one thread must keep
 
 
 @dataclass(frozen=True)
@@ -151,7 +152,10 @@ class Decisions:
 
     @classmethod
     def load(cls, target: Target, threads: int, log_dir: Path | None = None) -> "Decisions":
-        """From the records for `threads`, and those for one thread where there is none."""
+        """From the records for `threads`; those for one thread where there is none and they split.
+
+        A strip as high as the image is good for one thread and leaves others nothing to do.
+        """
         if log_dir is not None and not log_dir.is_dir():
             raise UserError(f"{log_dir} is not a folder of tuning logs")
         log = TuningLog.of(target, log_dir)
@@ -159,6 +163,7 @@ class Decisions:
             record
             for record in log.records()
             if record.threads in (1, threads) and _fits(record, target, log)
+            if record.threads == threads or _busy_share(record, threads) >= _BUSY
         ]
         records.sort(key=lambda record: record.threads == threads)
         return cls(target, {record.layer: record.schedule for record in records})
@@ -181,6 +186,14 @@ class Decisions:
     def source(self, layer: Layer) -> str:
         """`tuned` or `default`."""
         return "tuned" if layer in self.tuned else "default"
+
+
+def _busy_share(record: Record, threads: int) -> float:
+    """How much of their time the threads work if they share the tasks of a kernel evenly."""
+    if record.schedule is None:
+        return 1.0
+    tasks = record.schedule.tasks(record.layer)
+    return tasks / (threads * -(-tasks // threads))
 
 
 def _fits(record: Record, target: Target, log: TuningLog) -> bool:
