@@ -121,3 +121,19 @@ def test_channels_are_cut_into_the_widest_vectors(
     channels: int, lanes: int, pieces: list[tuple[int, int]]
 ) -> None:
     assert cut(channels, lanes) == pieces
+
+
+@pytest.mark.parametrize(
+    ("target", "name", "fetches"),
+    [
+        ("x86-avx512", "f32-pwconv-7x7x160-960", True),
+        ("rasp4", "f32-pwconv-7x7x160-960", True),
+        ("x86-avx512", "f32-pwconv-112x112x32-16-linear", False),  # 2 KiB of weights
+        ("x86-avx512", "f32-pwconv-1x1x1280-1000-linear", False),  # no time to spare
+        ("cortex-m7", "f32-pwconv-7x7x160-960", False),  # no cache to fetch into
+    ],
+)
+def test_far_weights_are_fetched_a_panel_ahead(target: str, name: str, fetches: bool) -> None:
+    machine, layer = Target.load(target), Layer.parse(name)
+    schedule = schedule_class(layer).default(layer, machine)
+    assert ("prefetch" in str(schedule.emit(layer, machine))) == fetches

@@ -18,7 +18,7 @@ from itertools import product
 from typing import Literal, Self
 
 from mnv2_tvm.kernels.loops import Index, Span, tile_count, tile_loop
-from mnv2_tvm.kernels.prefetch import Ahead
+from mnv2_tvm.kernels.prefetch import Ahead, are_far
 from mnv2_tvm.kernels.registers import (
     RegisterTile,
     Value,
@@ -159,16 +159,23 @@ class Pointwise(Schedule):
             (depth, self.unroll_k),
             lambda i, k: o.x[(m + i) * depth + k],
             lambda k, j, lanes: load(o.weight, n * depth + k * tile_n + j, lanes),
-            self._ahead(layer, o, m, n) if o.ahead_bytes else None,
+            self._ahead(layer, target, o, m, n),
         )
         finish = relu6 if layer.epilogue == "relu6" else unchanged
         acc.store(o.y, lambda i, j: (m + i) * channels + n + j, finish)
 
-    def _ahead(self, layer: Layer, o: Operands, m: Index, n: Index) -> Ahead:
+    def _ahead(self, layer: Layer, target: Target, o: Operands, m: Index, n: Index) -> Ahead | None:
+        """The tile's share of the next layer's weights, else of the next panel."""
         rows, panels = self._row_tiles(layer), self._panels(layer)
-        number = n // self.tile_n * rows + m // self.tile_m
-        end = (layer.in_channels + 1) * layer.out_channels  # of the weights and the bias
-        return Ahead.share(o.weight, end, number, rows * panels, o.ahead_bytes)
+        depth, row_tile = layer.in_channels, m // self.tile_m
+        if o.ahead_bytes:
+            number = n // self.tile_n * rows + row_tile
+            end = (depth + 1) * layer.out_channels  # of the weights and the bias
+            return Ahead.share(o.weight, end, number, rows * panels, o.ahead_bytes)
+        if self.order == "nm" and rows > 1 and are_far(4 * depth * layer.out_channels, target):
+            after = (n + self.tile_n) * depth
+            return Ahead.share(o.weight, after, row_tile, rows, 4 * depth * self.tile_n)
+        return None
 
     def _row_tiles(self, layer: Layer) -> int:
         return tile_count(_pixels(layer), self.tile_m)

@@ -1,7 +1,10 @@
-"""Fetch the next layer's weights while this one computes.
+"""Fetch the weights that come next while those at hand are used.
+
+All weights of a network are more than L2 holds, so each layer's come from far away in every run.
+Panels of weights lie one behind the other, and behind the last one the next layer's weights.
 
 A layer of one pixel, the classifier, uses each weight once: it takes as long as its weights take to
-come from memory. They lie right behind those of the layer before it, which has time to spare.
+come from memory. The layer before it fetches them, which has time to spare.
 """
 
 from dataclasses import dataclass
@@ -11,9 +14,17 @@ from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
 from mnv2_tvm.kernels.loops import Index
+from mnv2_tvm.target import Target
 
 _LINE = 16  # float32 values of a cache line
+_FAR = 4  # L1 caches full: of fewer weights the first panel is most, and nothing is before it
 _READ, _INTO_L2, _DATA = 0, 2, 1  # of LLVM's prefetch
+
+
+def are_far(weight_bytes: int, target: Target) -> bool:
+    """Whether a layer's weights are worth fetching, and there is a cache to fetch them into."""
+    cache = target.cache
+    return weight_bytes > _FAR * cache.l1_bytes and cache.l2_bytes > cache.l1_bytes
 
 
 @dataclass(frozen=True)
