@@ -155,7 +155,10 @@ class Decisions:
         """From the records for `threads`; those for one thread where there is none and they split.
 
         A strip as high as the image is good for one thread and leaves others nothing to do.
+        Raises UserError for less than one thread, and where there is no folder `log_dir`.
         """
+        if threads < 1:
+            raise UserError(f"{threads} threads: give 1 to 64")
         if log_dir is not None and not log_dir.is_dir():
             raise UserError(f"{log_dir} is not a folder of tuning logs")
         log = TuningLog.of(target, log_dir)
