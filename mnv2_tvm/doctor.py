@@ -42,12 +42,12 @@ PIP = "python -m pip install"
 TVM_PROBE = "import tvm; print('LLVM', tvm.get_global_func('target.llvm_version_major')())"
 PROBE_TIMEOUT_S = 120
 
-# Programs that single options call, and how to get them: not needed by anything else.
+# Programs that single options call, by any of their names, and how to get them.
 TOOLS = (
-    ("qemu-aarch64", "device emulate", "apt install qemu-user"),
-    ("qemu-system-arm", "device emulate of a microcontroller", "apt install qemu-system-arm"),
-    ("ssh", "--via ssh", "apt install openssh-client"),
-    ("adb", "--via adb", "apt install adb"),
+    (("qemu-aarch64", "qemu-aarch64-static"), "device emulate", "apt install qemu-user"),
+    (("qemu-system-arm",), "device emulate of a microcontroller", "apt install qemu-system-arm"),
+    (("ssh",), "--via ssh", "apt install openssh-client"),
+    (("adb",), "--via adb", "apt install adb"),
 )
 
 
@@ -172,9 +172,10 @@ def _probe(name: str, arguments: list[str], remedy: str) -> Finding:
     return Finding(name, last)
 
 
-def _tool(name: str, user: str, command: str) -> Finding:
-    path = shutil.which(name)
-    return Finding(name, path or f"not here; only {user} calls it: {command}")
+def _tool(names: tuple[str, ...], user: str, command: str) -> Finding:
+    """Never missing: what does not use `user` does not need it."""
+    path = next(filter(None, map(shutil.which, names)), None)
+    return Finding(names[0], path or f"not here; only {user} calls it: {command}")
 
 
 def _hardware() -> list[Finding]:

@@ -52,10 +52,12 @@ def test_this_machine_is_well(capsys: pytest.CaptureFixture[str]) -> None:
 def test_tools_of_single_options_are_not_missed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "adb").write_text("#!/bin/sh\n")
-    (tmp_path / "adb").chmod(0o755)
+    for name in ("adb", "qemu-aarch64-static"):
+        (tmp_path / name).write_text("#!/bin/sh\n")
+        (tmp_path / name).chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
     assert named("adb").value == str(tmp_path / "adb")
+    assert named("qemu-aarch64").value == str(tmp_path / "qemu-aarch64-static")
     absent = named("qemu-system-arm")
     assert absent.ok and "apt install qemu-system-arm" in absent.value
 

@@ -1,5 +1,6 @@
 """The toolchain: TVM's LLVM for kernels, clang and lld from the `ziglang` wheel for the rest."""
 
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -31,8 +32,9 @@ def compile_c(source: Path, target: Target, path: Path, *flags: str) -> None:
 def link_shared(objects: list[Path], target: Target, path: Path, *flags: str) -> None:
     """Link a shared library without any system library in sight.
 
-    The linker writes page by page. Written again at once, the file's pages lie together in memory
-    and their addresses in fewer TLB entries: a network runs 3 % faster (1.0-224, one thread, x86).
+    The linker writes page by page. Written again at once, the file's pages lie together in memory:
+    the same bytes run 2-4 % faster (1.0-224, one thread, x86-avx512, copies of one file in turns;
+    AMD EPYC family 25 model 17, Linux 6.18, ext4, 2026-11-21).
     """
     options = f"-m {target.link.emulation} -shared --build-id=none --gc-sections --hash-style=both"
     options += f" -z max-page-size={PAGE_BYTES} -z common-page-size={PAGE_BYTES}"
@@ -43,7 +45,7 @@ def link_shared(objects: list[Path], target: Target, path: Path, *flags: str) ->
         linked = Path(scratch) / path.name
         run_tool(["ld.lld", *options.split(), *inputs, *stubs, "-o", str(linked)])
         path.write_bytes(linked.read_bytes())
-        path.chmod(linked.stat().st_mode)
+        shutil.copymode(linked, path)
 
 
 def link_object(objects: list[Path], target: Target, path: Path, discarded: str = "") -> None:

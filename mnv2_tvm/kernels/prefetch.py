@@ -1,10 +1,10 @@
 """Fetch the weights that come next while those at hand are used.
 
-All weights of a network are more than L2 holds, so each layer's come from far away in every run.
+The weights of a network are more than L2 holds, so a layer's come from far away in every run.
 Panels of weights lie one behind the other, and behind the last one the next layer's weights.
 
 A layer of one pixel, the classifier, uses each weight once: it takes as long as its weights take to
-come from memory. The layer before it fetches them, which has time to spare.
+come from memory. The layer before it, which has time to spare, fetches them.
 """
 
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from mnv2_tvm.kernels.loops import Index
 from mnv2_tvm.target import Target
 
 _LINE = 16  # float32 values of a cache line
-_FAR = 4  # L1 caches full: of fewer weights the first panel is most, and nothing is before it
+_FAR = 4  # so many times L1: fewer weights are little to wait for
 _READ, _INTO_L2, _DATA = 0, 2, 1  # of LLVM's prefetch
 
 
