@@ -258,6 +258,42 @@ def test_an_interrupt_leaves_no_child(tmp_path: Path) -> None:
     assert not any(map(alive, [*idle, int(written.read_text())]))
 
 
+def test_an_interrupt_waits_until_the_child_has_its_orders(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """Any thread may take the signal, and so it comes although `start` blocks it in this one."""
+    spawn = multiprocessing.util.spawnv_passfds
+
+    def interrupted(*arguments: object) -> int:
+        pid: int = spawn(*arguments)  # type: ignore[arg-type]
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0.1)  # the other thread takes it
+        return pid
+
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    over = threading.Event()
+    other = threading.Thread(target=over.wait)
+    other.start()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(multiprocessing.util, "spawnv_passfds", interrupted)
+    try:
+        with pytest.raises(KeyboardInterrupt), WorkerPool(1) as pool:
+            monkeypatch.setattr(pool, "close", lambda: None)  # a killed child could not complain
+            list(pool.run(add, [(1, 2)], _PATIENCE_S))
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        over.set()
+        other.join()
+        signal.signal(signal.SIGINT, before)
+    (child,) = multiprocessing.active_children()
+    child.join(3)  # without its orders it ends at once
+    assert child.is_alive()
+    WorkerPool.close(pool)
+    assert not alive(child.pid)
+    assert capfd.readouterr().err == ""
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_child_that_ctrl_c_kept_from_starting_leaves_nothing(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

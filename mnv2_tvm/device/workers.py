@@ -8,10 +8,11 @@ import multiprocessing
 import os
 import signal
 import tempfile
+import threading
 import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
@@ -148,14 +149,9 @@ class _Worker:
         _stderr(self._scratch.name).touch()  # the child may die before it can
         arguments = (theirs, self._scratch.name)
         self._process = context.Process(target=_serve, args=arguments, daemon=True)
-        # Ctrl-C is the parent's to handle, also while the child imports what it needs. The tracker
-        # of multiprocessing comes first: starting it would unblock the signal.
-        resource_tracker.ensure_running()
-        mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-        try:
+        resource_tracker.ensure_running()  # starting it later would unblock the signal
+        with _interrupts_held():
             self._process.start()
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         theirs.close()
 
 
@@ -165,6 +161,27 @@ def _finished(busy: list[_Worker]) -> list[_Worker]:
     ready = wait([worker.connection for worker in busy], patience)
     now = time.monotonic()
     return [w for w in busy if w.connection in ready or w.deadline <= now]
+
+
+@contextmanager
+def _interrupts_held() -> Iterator[None]:
+    """Hold Ctrl-C back while a child is started: it is the parent's to handle, and later.
+
+    The child inherits the blocked signal. That mask is only this thread's: another thread may take
+    the signal, and Python would interrupt this one before it told the child what to do.
+    """
+    held = []
+    main = threading.current_thread() is threading.main_thread()  # the only one to be interrupted
+    handler = signal.signal(signal.SIGINT, lambda *_: held.append(True)) if main else None
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        if main:
+            signal.signal(signal.SIGINT, handler)
+    if held:
+        signal.raise_signal(signal.SIGINT)
 
 
 def _stderr(scratch: str) -> Path:
