@@ -21,6 +21,8 @@ from mnv2_tvm.target import Target
 MODULE = SourceNetwork.make(TINY, None, 0).relax()
 LAYERS = network_layers(MODULE) + network_blocks(MODULE)
 ONE_OF_EACH = [next(layer for layer in LAYERS if layer.operator == name) for name in KERNELS]
+# For what does not depend on the machine: a kernel of each target is slow to compile.
+one_target = pytest.mark.parametrize("target", ["rasp4"], indirect=True)
 MORE = re.compile(r"( *)# \.\.\. (\d+) more like it")
 
 
@@ -62,6 +64,7 @@ def test_default_without_a_record(layer: Layer, target: Target, logs: Path) -> N
     assert f"def {layer.name.replace('-', '_')}(" in shown.loop_nest
 
 
+@one_target
 @pytest.mark.parametrize("layer", ONE_OF_EACH, ids=lambda layer: layer.name)
 def test_record_of_the_layer(layer: Layer, target: Target, logs: Path) -> None:
     record = keep(logs, target, layer, 1, 0)
@@ -74,6 +77,7 @@ def test_record_of_the_layer(layer: Layer, target: Target, logs: Path) -> None:
     assert after.loop_nest != before.loop_nest
 
 
+@one_target
 def test_record_of_the_thread_count(target: Target, logs: Path) -> None:
     layer = ONE_OF_EACH[1]
     four = keep(logs, target, layer, 4, 0)
@@ -86,6 +90,7 @@ def test_record_of_the_thread_count(target: Target, logs: Path) -> None:
         assert (shown.record, shown.schedule) == (record, record.schedule)
 
 
+@one_target
 def test_a_record_that_equals_the_default_of_other_threads(target: Target, logs: Path) -> None:
     """It is not what the schedule comes from."""
     layer = ONE_OF_EACH[1]
@@ -218,6 +223,7 @@ def test_prints_all_layers_of_a_network(
     assert re.search(rf"^ {re.escape(apart.name)} +tuned +layer by layer *$", output, re.M)
 
 
+@one_target
 def test_a_glob_chooses_layers(
     target: Target, logs: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -259,6 +265,7 @@ def test_unknown_target(logs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert errors.startswith("error: unknown target 'x87'; known targets: ")
 
 
+@one_target
 def test_show_refuses_a_missing_folder_of_logs(target: Target, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="none is not a folder of tuning logs"):
         show(ONE_OF_EACH[0], target, log_dir=tmp_path / "none")
