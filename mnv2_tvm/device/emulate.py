@@ -7,7 +7,6 @@ import sys
 import time
 from contextlib import suppress
 from pathlib import Path
-from types import TracebackType
 
 from mnv2_tvm.device.board.serve import QUICK_IMPORT
 from mnv2_tvm.device.userland import Userland
@@ -54,12 +53,7 @@ class LocalBoards:
     def __enter__(self) -> "LocalBoards":
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
 

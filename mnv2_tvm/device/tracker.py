@@ -6,7 +6,6 @@ import socket
 import struct
 import subprocess
 import sys
-from types import TracebackType
 from typing import Any
 
 from mnv2_tvm.device.board.serve import QUICK_IMPORT, end_with_parent
@@ -48,12 +47,7 @@ class Tracker:
     def __enter__(self) -> "Tracker":
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
 

@@ -1,7 +1,6 @@
 """What a long search tells its user: a live line on a terminal, plain lines in a log."""
 
 import time
-from types import TracebackType
 
 from rich.console import Console
 from rich.status import Status
@@ -20,12 +19,7 @@ class Progress:
             self._live.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         if self._live:
             self._live.stop()
 

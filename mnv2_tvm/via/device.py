@@ -6,7 +6,6 @@ import signal
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from mnv2_tvm.deploy.link import require_programs
@@ -70,12 +69,7 @@ class Device:
         self._make_folder()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self._remove_folder()
 
     def reenter(self) -> None:
