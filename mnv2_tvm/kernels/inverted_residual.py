@@ -32,7 +32,8 @@ from mnv2_tvm.target import Target
 _WHOLE_IMAGE = 14  # output rows up to which a strip may be the whole image
 _STRIP_COLUMNS = 112  # of all its rows: more keep no register tile busier, and the ring grows
 _CHUNKS = (1, 2, 3, 4, 6)  # passes over the image
-_TILES = 3  # register tiles tried for each dense part
+_TILES = 3  # register tiles tried for each dense part ...
+_LIGHT_TILES = 2  # ... and those of a single vector
 
 
 @dataclass(frozen=True)
@@ -145,12 +146,19 @@ class InvertedResidual(Tiles, Schedule):
 
 
 def _best_tiles(part: Layer, target: Target) -> list[tuple[int, int]]:
-    """The few register tiles (pixels, channels) of a dense part that its own rules rank first."""
+    """The few register tiles (pixels, channels) of a dense part that its own rules rank first.
+
+    And the first ones of a single vector and few accumulators: more loads, but where an FMA reads
+    its pixel from memory they are free, and the next tile's FMAs hide the epilogue.
+    """
     if part.operator == "conv":
         ranked = [(p.tile_x, p.tile_n) for p in Conv3x3.ranked(part, target)]
     else:
         ranked = [(p.tile_m, p.tile_n) for p in Pointwise.ranked(part, target)]
-    return ranked[:_TILES]
+    lanes, few = target.vector.lanes, target.vector.registers // 2
+    light = [(pixels, channels) for pixels, channels in ranked if channels <= lanes]
+    light = [(pixels, channels) for pixels, channels in light if pixels <= few]
+    return list(dict.fromkeys(ranked[:_TILES] + light[:_LIGHT_TILES]))
 
 
 def _windows(part: Layer, target: Target, rows: int) -> list[tuple[int, int, int, Order]]:
