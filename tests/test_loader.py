@@ -21,6 +21,11 @@ def test_missing_folder_is_named(tmp_path: Path) -> None:
         load(tmp_path / "missing")
 
 
+def test_the_library_instead_of_its_folder(tiny_copy: Path) -> None:
+    with pytest.raises(UserError, match=r"libmnv2.so is a file; give the folder that holds it"):
+        load(tiny_copy / LIBRARY)
+
+
 def test_missing_library_is_named(tiny_copy: Path) -> None:
     (tiny_copy / LIBRARY).unlink()
     with pytest.raises(UserError, match="holds no library; build it again"):

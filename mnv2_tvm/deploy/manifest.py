@@ -62,6 +62,8 @@ class Manifest:
     def read(cls, folder: Path) -> "Manifest":
         """Read it back. Raises UserError where it is missing or not a manifest."""
         path = folder / MANIFEST
+        if folder.is_file():
+            raise UserError(f"{folder} is a file; give the folder that holds it")
         remedy = f"build it with python -m mnv2_tvm.build -o {folder}"
         try:
             table = json.loads(path.read_text(encoding="utf-8"))
