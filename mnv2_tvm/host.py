@@ -21,7 +21,7 @@ class Host:
     def missing(self, machine: str, features: tuple[str, ...]) -> list[str]:
         """What `machine` with `features` needs and this host lacks; empty if it can run."""
         if machine != self.machine:
-            return [f"an {machine} CPU (this is {self.machine})"]
+            return [f"a CPU of kind {machine} (this is {self.machine})"]
         return [feature for feature in features if feature not in self.features]
 
 

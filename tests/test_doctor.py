@@ -198,7 +198,7 @@ def test_a_host_of_another_architecture(monkeypatch: pytest.MonkeyPatch) -> None
     assert findings["CPU"].value == "Some RISC-V, 4 cores"
     assert findings["CPU features"].value == "no target asks for any"
     assert findings["target x86-avx2"].value == (
-        "builds only; to run: an x86_64 CPU (this is riscv64)"
+        "builds only; to run: a CPU of kind x86_64 (this is riscv64)"
     )
     assert findings["target x86"].value.startswith("this host can run none")
 
