@@ -92,6 +92,17 @@ def test_spaces_of_blocks_hold_points_inside_the_register_file(target: Target) -
         assert all(p.from_json(p.to_json()) == p for p in space[:5])
 
 
+def test_spaces_of_blocks_have_light_tiles_beside_the_full_ones() -> None:
+    target = Target.load("x86-avx512")
+    layer = Layer.parse("f32-irb-3x3s1-56x56x24-144-24-residual")
+    space = schedule_class(layer).space(layer, target)
+    for part in ("expand", "project"):
+        tiles = {(getattr(point, f"{part}_m"), getattr(point, f"{part}_n")) for point in space}
+        light = {(m, n) for m, n in tiles if n == target.vector.lanes}
+        assert light and all(2 * m <= target.vector.registers for m, _ in light)
+        assert any(n > target.vector.lanes for _, n in tiles)
+
+
 @pytest.mark.parametrize("operator", KERNELS)
 @pytest.mark.parametrize("value", [0, -1, 1.0, "1", True, None, [1], "zz"])
 def test_bad_decisions_are_refused(here: Target, operator: str, value: object) -> None:

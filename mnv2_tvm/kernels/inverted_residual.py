@@ -156,8 +156,7 @@ def _best_tiles(part: Layer, target: Target) -> list[tuple[int, int]]:
     else:
         ranked = [(p.tile_m, p.tile_n) for p in Pointwise.ranked(part, target)]
     lanes, few = target.vector.lanes, target.vector.registers // 2
-    light = [(pixels, channels) for pixels, channels in ranked if channels <= lanes]
-    light = [(pixels, channels) for pixels, channels in light if pixels <= few]
+    light = [tile for tile in ranked if tile[0] <= few and tile[1] <= lanes]
     return list(dict.fromkeys(ranked[:_TILES] + light[:_LIGHT_TILES]))
 
 
