@@ -193,9 +193,17 @@ def test_prints_one_layer(
     assert rows["FLOPs"] == str(layer.flops)
     assert rows["decisions"] == str(default_schedule(layer, target))
     assert rows["from"].endswith("(no record)")
-    assert output.endswith(show(layer, target, log_dir=logs).loop_nest + "\n")
+    script = default_schedule(layer, target).emit(layer, target).script()
+    assert output.endswith(fold(script) + "\n")
 
+
+@one_target
+def test_prints_the_record_of_a_layer(
+    target: Target, logs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    layer = ONE_OF_EACH[0]
     record = keep(logs, target, layer, 1, 0)
+    options = ["--target", target.name, "--layer", layer.name, "--log-dir", logs]
     output = invoke(capsys, *options)[1]
     assert str(record.schedule) in output
     words = " ".join(output.split())
