@@ -198,10 +198,10 @@ def test_prints_one_layer(
 
 
 @one_target
+@pytest.mark.parametrize("layer", ONE_OF_EACH, ids=lambda layer: layer.name)
 def test_prints_the_record_of_a_layer(
-    target: Target, logs: Path, capsys: pytest.CaptureFixture[str]
+    layer: Layer, target: Target, logs: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    layer = ONE_OF_EACH[0]
     record = keep(logs, target, layer, 1, 0)
     options = ["--target", target.name, "--layer", layer.name, "--log-dir", logs]
     output = invoke(capsys, *options)[1]
@@ -231,7 +231,6 @@ def test_prints_all_layers_of_a_network(
     assert re.search(rf"^ {re.escape(apart.name)} +tuned +layer by layer *$", output, re.M)
 
 
-@one_target
 def test_a_glob_chooses_layers(
     target: Target, logs: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -273,7 +272,6 @@ def test_unknown_target(logs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert errors.startswith("error: unknown target 'x87'; known targets: ")
 
 
-@one_target
 def test_show_refuses_a_missing_folder_of_logs(target: Target, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="none is not a folder of tuning logs"):
         show(ONE_OF_EACH[0], target, log_dir=tmp_path / "none")
