@@ -2,7 +2,6 @@
 
 import os
 import sys
-import tempfile
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -10,7 +9,6 @@ from typing import Annotated
 
 import numpy as np
 import typer
-from rich.console import Console
 
 from mnv2_tvm import cli
 from mnv2_tvm.baseline import check_baseline, check_numbers, compare, run_ms, source_of
@@ -23,6 +21,7 @@ from mnv2_tvm.device.remote_bench import BoardTimes, bench_on_board
 from mnv2_tvm.device.session import Address
 from mnv2_tvm.device.tracker import parse_address
 from mnv2_tvm.errors import UserError
+from mnv2_tvm.files import scratch_folder
 from mnv2_tvm.host import this_host
 from mnv2_tvm.memory import measure_in_child
 from mnv2_tvm.model import Architecture
@@ -247,7 +246,7 @@ def main(
     if json_file is not None and not json_file.parent.is_dir():
         raise UserError(f"cannot write {json_file}: {json_file.parent} is not a folder")
     options = {"runs": runs, "warmup": warmup, "seed": seed, "per_layer": per_layer}
-    with tempfile.TemporaryDirectory(prefix="mnv2-bench-") as scratch:
+    with scratch_folder() as scratch:
         if target is None:
             assert library is not None
             why = "goes with --target: a library has its own already"
@@ -278,7 +277,9 @@ def main(
 
 
 def _show(result: BenchResult, json_file: Path | None) -> None:
-    console = Console(width=None if sys.stdout.isatty() else _PLAIN_COLUMNS, soft_wrap=True)
+    console = cli.plain_console(
+        width=None if sys.stdout.isatty() else _PLAIN_COLUMNS, soft_wrap=True
+    )
     console.print(summary(result))
     if result.layers:
         console.print(layer_table(result.layers))

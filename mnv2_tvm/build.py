@@ -1,6 +1,5 @@
 """`python -m mnv2_tvm.build`: compile a network into a folder with one library."""
 
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +20,7 @@ from mnv2_tvm.deploy.memory_fit import byte_count, check_fit, with_memory
 from mnv2_tvm.deploy.package import write_package
 from mnv2_tvm.deploy.program import write_bench_program
 from mnv2_tvm.errors import UserError
+from mnv2_tvm.files import scratch_folder
 from mnv2_tvm.model import Architecture
 from mnv2_tvm.network import SourceNetwork
 from mnv2_tvm.pipeline import Compilation, compile_network
@@ -54,7 +54,7 @@ def build(
     interface = Interface.of(compilation, threads)
     with _naming(output):
         output.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{output.name}-", dir=output.parent) as name:
+        with scratch_folder(output.parent, f".{output.name}-") as name:
             folder = Path(name) / "new"
             folder.mkdir()
             _write(compilation, interface, folder, package)
@@ -89,7 +89,7 @@ def build_program(
     images = network.images(seed)
     with _naming(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{path.name}-", dir=path.parent) as name:
+        with scratch_folder(path.parent, f".{path.name}-") as name:
             program = Path(name) / path.name
             expected = network.reference(images)
             write_bench_program(compilation, interface, images, expected, TOLERANCE, program)

@@ -13,6 +13,7 @@ import typer
 from rich.console import Console
 
 from mnv2_tvm.errors import UserError
+from mnv2_tvm.untrusted import printable
 
 VERBS = ("tune", "build", "bench", "run", "show", "doctor", "model", "device")
 
@@ -20,7 +21,7 @@ Target = Annotated[str, typer.Option(help="A file in targets/, without .toml.")]
 Width = Annotated[float, typer.Option(help="Width multiplier, 0.35 to 1.4.")]
 Resolution = Annotated[int, typer.Option(help="Height and width of the image, 32 or more.")]
 Classes = Annotated[int, typer.Option(help="Outputs of the classifier.")]
-Threads = Annotated[int, typer.Option(help="Threads of a run.")]
+Threads = Annotated[int, typer.Option(min=1, max=64, help="Threads of a run.")]
 PlainServer = Annotated[
     bool,
     typer.Option(
@@ -34,12 +35,17 @@ Via = Annotated[
 Runner = Annotated[
     str | None, typer.Option(help="With --via: before the program there, e.g. 'taskset f0'.")
 ]
-Seed = Annotated[int, typer.Option(help="Seed of random weights and inputs.")]
+Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of random weights and inputs.")]
 
 
 def console() -> Console:
     """Where a verb prints its tables: as wide as the terminal, and unwrapped in a file or pipe."""
-    return Console() if sys.stdout.isatty() else Console(width=240)
+    return plain_console() if sys.stdout.isatty() else plain_console(width=240)
+
+
+def plain_console(**options: Any) -> Console:
+    """A console that prints text as it is: brackets and colons of a path are no markup."""
+    return Console(markup=False, emoji=False, highlight=False, **options)
 
 
 def cpu_list(text: str) -> list[int]:
@@ -70,12 +76,18 @@ def run_verb(
     try:
         app(arguments)
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {_harmless(str(error))}", file=sys.stderr)
         sys.exit(1)
     except SystemExit as end:
         if end.code == 130:  # typer's answer to Ctrl-C
             print("interrupted", file=sys.stderr)
         raise
+
+
+def _harmless(text: str) -> str:
+    """A message that may quote a board or a file: its lines, without what a terminal obeys."""
+    lines = text.encode("utf-8", errors="replace").decode("utf-8").split("\n")
+    return "\n".join(printable(line, limit=4000) for line in lines)
 
 
 def main() -> None:

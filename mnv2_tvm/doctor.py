@@ -16,12 +16,11 @@ from typing import TYPE_CHECKING
 
 import typer
 from rich import box
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 import mnv2_tvm
-from mnv2_tvm.cli import run_verb
+from mnv2_tvm.cli import plain_console, run_verb
 from mnv2_tvm.data import data_folder
 from mnv2_tvm.errors import UserError
 from mnv2_tvm.host import this_host
@@ -273,7 +272,7 @@ def findings_table(findings: list[Finding]) -> Table:
 def main() -> None:
     """Check what the verbs need of this machine; exit with 1 where something is missing."""
     findings = doctor()
-    Console().print(findings_table(findings))
+    plain_console().print(findings_table(findings))
     for finding in findings:
         if finding.remedy:
             verb = "advised" if finding.ok else "needed"

@@ -4,7 +4,6 @@ A figure from a data sheet does not hold on a machine whose clock moves or whose
 so the peak is measured in the same minute as what is compared with it.
 """
 
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from tvm import runtime
 
 from mnv2_tvm.deploy.link import compile_c, ffi_includes, link_shared
 from mnv2_tvm.errors import UserError
+from mnv2_tvm.files import scratch_folder
 from mnv2_tvm.target import Target
 
 SOURCE = Path(__file__).resolve().parent / "deploy" / "peak.c"
@@ -68,7 +68,7 @@ class PeakProbe:
     """
 
     def __init__(self, target: Target, load: Callable[[Path], Any] = _load_here) -> None:
-        with tempfile.TemporaryDirectory(prefix="mnv2-peak-") as name:
+        with scratch_folder() as name:
             library = Path(name) / "libpeak.so"
             write_probe(target, library)
             self._seconds = load(library)["mnv2_fma_seconds"]

@@ -83,7 +83,9 @@ def tune(
         log = TuningLog.of(target, log_dir)
         log.open_for_writing()
         searches, blocks = _searches(target, architecture, layer, seed, log, machine)
-        progress = stack.enter_context(Progress(console or Console(stderr=True), time_budget_s))
+        progress = stack.enter_context(
+            Progress(console or cli.plain_console(stderr=True), time_budget_s)
+        )
         progress.line(_opening(target, machine, searches, threads, log))
         if machine.told_nothing:
             progress.line(f"warning: {WARNING}")

@@ -1,7 +1,6 @@
 """Write the library of a microcontroller: `libmnv2.a`, which takes memset and memcpy alone."""
 
 import re
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ from mnv2_tvm.deploy.link import archive, compile_c, link_object
 from mnv2_tvm.deploy.loader import HEADER, STATIC_LIBRARY
 from mnv2_tvm.deploy.localise import localise
 from mnv2_tvm.errors import UserError
+from mnv2_tvm.files import scratch_folder
 from mnv2_tvm.pipeline import Compilation
 from mnv2_tvm.target import Target
 
@@ -34,7 +34,7 @@ def write_static_library(network: Compilation, interface: Interface, folder: Pat
         raise UserError(f"{target.name} has no threads; leave --threads out")
     write_header(interface, folder / HEADER, "bare_metal.h")
     module: Any = tvm.get_global_func("target.build.llvm")(network.module, target.codegen())
-    with tempfile.TemporaryDirectory(prefix="mnv2-") as scratch_name:
+    with scratch_folder() as scratch_name:
         scratch = Path(scratch_name)
         weights, kernels = scratch / "weights.bin", scratch / "network.s"
         weights.write_bytes(network.weights)

@@ -1,6 +1,5 @@
 """Write the library: the generated object, the C runtime around it, and the weights inside."""
 
-import tempfile
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -11,6 +10,7 @@ from mnv2_tvm.deploy.elf import check_library
 from mnv2_tvm.deploy.link import compile_c, ffi_includes, link_shared, write_object
 from mnv2_tvm.deploy.loader import HEADER, LIBRARY
 from mnv2_tvm.errors import UserError
+from mnv2_tvm.files import scratch_folder
 from mnv2_tvm.pipeline import Compilation
 from mnv2_tvm.target import Target
 
@@ -56,7 +56,7 @@ class Objects:
 def write_library(network: Compilation, interface: Interface, folder: Path) -> None:
     """Write `libmnv2.so` and `mnv2.h` into `folder`."""
     write_header(interface, folder / HEADER)
-    with tempfile.TemporaryDirectory(prefix="mnv2-") as scratch:
+    with scratch_folder() as scratch:
         objects = compile_objects(network, interface, folder, Path(scratch))
         link_library(objects, network.target, folder / LIBRARY)
 
@@ -88,7 +88,7 @@ def runtime_defines(network: Compilation, interface: Interface, weights: Path) -
 
 def link_library(objects: Objects, target: Target, path: Path) -> None:
     """Link the shared library and hold it against what the target file and mnv2.h promise."""
-    with tempfile.TemporaryDirectory(prefix="mnv2-") as scratch:
+    with scratch_folder() as scratch:
         exports = Path(scratch) / "exports.map"
         exports.write_text(_EXPORTS, encoding="utf-8")
         # nodelete: the library's threads outlive a dlclose. -Bsymbolic: its calls of itself stay

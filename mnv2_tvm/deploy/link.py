@@ -3,7 +3,6 @@
 import shutil
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ from tvm_ffi import libinfo
 
 from mnv2_tvm.deploy.elf import PAGE_BYTES
 from mnv2_tvm.errors import UserError
+from mnv2_tvm.files import scratch_folder
 from mnv2_tvm.target import Target
 
 
@@ -40,7 +40,7 @@ def link_shared(objects: list[Path], target: Target, path: Path, *flags: str) ->
     options += f" -z max-page-size={PAGE_BYTES} -z common-page-size={PAGE_BYTES}"
     options += f" -z noexecstack --strip-debug -soname {path.name}"
     inputs = [*target.link.lld_flags, *flags, *map(str, objects)]
-    with tempfile.TemporaryDirectory(prefix="mnv2-") as scratch:
+    with scratch_folder() as scratch:
         stubs = [_stub(name, target, Path(scratch)) for name in target.link.needed]
         linked = Path(scratch) / path.name
         run_tool(["ld.lld", *options.split(), *inputs, *stubs, "-o", str(linked)])

@@ -1,7 +1,6 @@
 """Load a built library into this process and call it on numpy arrays."""
 
 import ctypes
-import tempfile
 from collections.abc import Callable, Sequence
 from math import prod
 from pathlib import Path
@@ -11,6 +10,7 @@ import numpy as np
 
 from mnv2_tvm.deploy.manifest import MANIFEST, Manifest, file_sha256
 from mnv2_tvm.errors import UserError
+from mnv2_tvm.files import scratch_folder
 from mnv2_tvm.host import this_host
 
 LIBRARY, HEADER = "libmnv2.so", "mnv2.h"
@@ -151,7 +151,7 @@ def _open(folder: Path, manifest: Manifest) -> ctypes.CDLL:
     path = whole_library(folder, manifest)
     # Under a name of its own: the dynamic linker would take a library that was loaded from the
     # same path before for this one, even if it was built anew since.
-    with tempfile.TemporaryDirectory(prefix="mnv2-") as scratch:
+    with scratch_folder() as scratch:
         link = Path(scratch) / LIBRARY
         link.symlink_to(path.resolve())
         library = ctypes.CDLL(str(link))

@@ -10,7 +10,6 @@
 The folder may be moved: nothing in it names the place where it was built.
 """
 
-import tempfile
 from pathlib import Path
 
 from elftools.elf.elffile import ELFFile
@@ -21,6 +20,7 @@ from mnv2_tvm.deploy.library import Interface, compile_objects, link_library, wr
 from mnv2_tvm.deploy.link import archive, link_object
 from mnv2_tvm.deploy.loader import HEADER, PACKAGE_LIBRARY
 from mnv2_tvm.deploy.localise import localise
+from mnv2_tvm.files import scratch_folder
 from mnv2_tvm.pipeline import Compilation
 from mnv2_tvm.target import Target
 
@@ -41,7 +41,7 @@ def write_package(network: Compilation, interface: Interface, folder: Path) -> N
     for part in (include, library.parent):
         part.mkdir()
     write_header(interface, include / HEADER)
-    with tempfile.TemporaryDirectory(prefix="mnv2-") as name:
+    with scratch_folder() as name:
         scratch, target = Path(name), network.target
         objects = compile_objects(network, interface, include, scratch)
         link_library(objects, target, library)

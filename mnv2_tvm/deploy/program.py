@@ -1,6 +1,5 @@
 """Write `mnv2_bench`: the objects of the library in a static program that measures itself."""
 
-import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +8,7 @@ from mnv2_tvm.deploy.elf import check_program
 from mnv2_tvm.deploy.library import Interface, compile_objects, write_header
 from mnv2_tvm.deploy.link import link_program
 from mnv2_tvm.deploy.loader import HEADER
+from mnv2_tvm.files import scratch_folder
 from mnv2_tvm.peak import flop_per_round, write_loop
 from mnv2_tvm.pipeline import Compilation
 from mnv2_tvm.target import Target
@@ -26,7 +26,7 @@ def write_bench_program(
 ) -> None:
     """Write the program to `path`, with `images` [n, y, x, 3] and torch's logits of them inside."""
     target = network.target
-    with tempfile.TemporaryDirectory(prefix="mnv2-") as scratch_name:
+    with scratch_folder() as scratch_name:
         scratch = Path(scratch_name)
         write_header(interface, scratch / HEADER)
         objects = compile_objects(network, interface, scratch, scratch).interface

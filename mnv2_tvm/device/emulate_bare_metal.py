@@ -7,7 +7,6 @@ is no time.
 
 import shutil
 import subprocess
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from mnv2_tvm.deploy.link import compile_c, run_tool
 from mnv2_tvm.deploy.loader import whole_library
 from mnv2_tvm.deploy.manifest import Manifest
 from mnv2_tvm.errors import UserError
+from mnv2_tvm.files import scratch_folder
 from mnv2_tvm.model import Architecture
 from mnv2_tvm.network import SourceNetwork, relative_error
 from mnv2_tvm.target import Microcontroller, Target
@@ -52,7 +52,7 @@ def emulate_once(
         manifest = Manifest.read(library)
         return run_emulated(target, library, reference_network(manifest, weights))
     network = SourceNetwork.make(architecture, weights, seed=0)
-    with tempfile.TemporaryDirectory(prefix="mnv2-") as scratch:
+    with scratch_folder() as scratch:
         build(target, network, Path(scratch) / "out")
         return run_emulated(target, Path(scratch) / "out", network)
 
@@ -70,7 +70,7 @@ def run_emulated(target: Target, folder: Path, network: SourceNetwork) -> Run:
         raise UserError(f"{folder} was built for {manifest.target}, not for {target.name}")
     library = whole_library(folder, manifest)
     images = np.random.default_rng(1).standard_normal(manifest.input_shape, dtype=np.float32)
-    with tempfile.TemporaryDirectory(prefix="mnv2-") as scratch:
+    with scratch_folder() as scratch:
         program = _link(target, library, images, Path(scratch))
         told = _told(_run(memory, program))
     logits = np.array(told.pop("output"), np.uint32).view(np.float32)

@@ -1,7 +1,6 @@
 """The kit of a board: what to copy there so that it installs itself and registers."""
 
 import shutil
-import tempfile
 from importlib.metadata import version
 from pathlib import Path
 
@@ -9,6 +8,7 @@ from mnv2_tvm.device.plain_server import OPTION
 from mnv2_tvm.device.tracker import PORT, PROXY_PORT
 from mnv2_tvm.device.userland import PINNED
 from mnv2_tvm.errors import UserError
+from mnv2_tvm.files import scratch_folder
 from mnv2_tvm.target import Target
 
 _SOURCES = Path(__file__).resolve().parent
@@ -29,7 +29,7 @@ def write_kit(target: Target, folder: Path) -> Path:
         if folder.exists() and not _is_kit(folder):
             raise UserError(f"{folder} exists and is no kit; give another folder with -o")
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as name:
+        with scratch_folder(folder.parent, f".{folder.name}-") as name:
             new, old = Path(name) / "new", Path(name) / "old"
             _write(target, new)
             if folder.exists():

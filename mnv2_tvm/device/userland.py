@@ -11,7 +11,6 @@ import re
 import shutil
 import subprocess
 import sys
-import tempfile
 import zipfile
 from collections.abc import Iterable
 from importlib.metadata import version
@@ -21,6 +20,7 @@ from filelock import FileLock
 
 from mnv2_tvm.device.board.serve import QUICK_IMPORT
 from mnv2_tvm.errors import UserError
+from mnv2_tvm.files import scratch_folder
 
 PINNED = ("apache-tvm", "apache-tvm-ffi")  # on the board as here
 _PYTHON = ("python{0}-minimal", "libpython{0}-minimal", "libpython{0}-stdlib")
@@ -90,7 +90,7 @@ def find_qemu() -> str:
 def _make(folder: Path, qemu: str) -> None:
     """Fill `folder`, whole or not at all."""
     print(f"making a 64-bit ARM userland in {folder}", flush=True)
-    with tempfile.TemporaryDirectory(prefix=".board-", dir=folder.parent) as name:
+    with scratch_folder(folder.parent, ".board-") as name:
         scratch = Path(name)
         new = scratch / "new"
         python = _unpack_python(new, scratch)
@@ -149,7 +149,7 @@ def unpack_packages(architecture: str, packages: Iterable[str], new: Path, scrat
     (scratch / "status").touch()
     (scratch / "sources.list").write_text(_source(architecture), encoding="utf-8")
     _run(["apt-get", *apt, "update"], f"apt cannot read the list of {architecture} packages")
-    with tempfile.TemporaryDirectory(dir=scratch) as debs:
+    with scratch_folder(scratch) as debs:
         _run(["apt-get", *apt, "download", *packages], "a package is missing", cwd=Path(debs))
         for package in sorted(Path(debs).glob("*.deb")):
             _run(["dpkg-deb", "-x", str(package), str(new)], f"{package.name} is damaged")

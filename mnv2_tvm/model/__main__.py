@@ -4,9 +4,9 @@ from typing import Annotated
 
 import typer
 from rich import box
-from rich.console import Console
 from rich.table import Table
 
+from mnv2_tvm import cli
 from mnv2_tvm.errors import UserError
 from mnv2_tvm.model.architecture import PUBLISHED, Architecture
 from mnv2_tvm.model.cost import cost
@@ -60,7 +60,7 @@ def main(
     except UserError as error:
         typer.echo(error, err=True)
         raise typer.Exit(1) from error
-    Console().print(cost_table(architectures))
+    cli.plain_console().print(cost_table(architectures))
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ kernel or its layers. Blocks whose layers one by one would make the workspace la
 unless that makes the whole network slower.
 """
 
-import tempfile
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from mnv2_tvm.device.remote_network import RemoteNetwork, open_networks
 from mnv2_tvm.device.session import Address
 from mnv2_tvm.device.workers import WorkerPool
 from mnv2_tvm.errors import UserError
+from mnv2_tvm.files import scratch_folder
 from mnv2_tvm.layer import Layer
 from mnv2_tvm.model import Architecture
 from mnv2_tvm.network import SourceNetwork, relative_error
@@ -86,7 +86,7 @@ def measure_in_network(
     """
     wanted = variants(searches, blocks, base)
     network = (target.name, architecture, seed, threads)
-    with tempfile.TemporaryDirectory(prefix="mnv2-") as name, WorkerPool(2) as workers:
+    with scratch_folder() as name, WorkerPool(2) as workers:
         board = board or _Libraries(workers, seed, address, progress)
         job = board.build_variant
         folders = _build(job, wanted, network, Path(name), workers, progress)

@@ -1,13 +1,13 @@
 """The first pass of the search: candidates of each layer, measured alone."""
 
 import random
-import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from mnv2_tvm.device.session import Address
 from mnv2_tvm.device.workers import WorkerPool
 from mnv2_tvm.errors import UserError
+from mnv2_tvm.files import scratch_folder
 from mnv2_tvm.kernels import Schedule, schedule_class
 from mnv2_tvm.layer import Layer
 from mnv2_tvm.search.candidate_bench import BUILDERS, Board, CandidateBench, Tally
@@ -107,7 +107,7 @@ def search_layers(
     """
     model, draw, tally = CostModel(target, seed), random.Random(seed), Tally()
     with (
-        tempfile.TemporaryDirectory(prefix="mnv2-") as scratch,
+        scratch_folder() as scratch,
         WorkerPool(BUILDERS) as builders,
         WorkerPool(address.boards() if address else 1) as runners,
     ):

@@ -1,6 +1,5 @@
 """Measure a network on a device that has nothing installed: one program goes there and reports."""
 
-import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +7,7 @@ import numpy as np
 from mnv2_tvm.build import build_program
 from mnv2_tvm.deploy.manifest import Manifest
 from mnv2_tvm.device.remote_bench import BoardTimes
+from mnv2_tvm.files import scratch_folder
 from mnv2_tvm.network import SourceNetwork
 from mnv2_tvm.via.device import Device
 from mnv2_tvm.via.network_program import NetworkProgram
@@ -29,7 +29,7 @@ def bench_on_device(
 
     Raises DeviceError where the device cannot be reached, or cannot run it, and for wrong numbers.
     """
-    with device, tempfile.TemporaryDirectory(prefix="mnv2-") as scratch:
+    with device, scratch_folder() as scratch:
         program = Path(scratch) / "mnv2_bench"
         manifest = build_program(device.target, source, program, threads=threads, seed=seed)
         network = NetworkProgram(device, program, manifest)

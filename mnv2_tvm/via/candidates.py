@@ -1,7 +1,6 @@
 """One program with the candidates of a layer: their kernels, their operands, torch's answer."""
 
 import json
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import tvm
 from mnv2_tvm.deploy.elf import check_program
 from mnv2_tvm.deploy.link import link_program, write_object
 from mnv2_tvm.deploy.program import SOURCES, program_flags
+from mnv2_tvm.files import scratch_folder
 from mnv2_tvm.kernels import Schedule
 from mnv2_tvm.layer import Layer
 from mnv2_tvm.passes.lower_kernels import lower_kernels
@@ -52,7 +52,7 @@ def write_candidates_program(
         )
         table.append(f"{{run_{number}, {floats}}}")
     reference = data.offset(task.reference)
-    with tempfile.TemporaryDirectory(prefix="mnv2-") as scratch_name:
+    with scratch_folder() as scratch_name:
         scratch = Path(scratch_name)
         (scratch / "data.bin").write_bytes(data.blob)
         lines = [
