@@ -12,10 +12,11 @@
 | `sha256` | of the library |
 | `versions` | of everything that took part in the build |
 | `flops` | of one run; two a multiply-add |
-| `flops_share` | share of the FLOPs on `tuned`, `default` and `fallback` kernels |
+| `flops_share` | share of the FLOPs on `tuned`, `tuned elsewhere` and `default` kernels |
 | `layers` | in order: `name`, `flops`, `source`, `decisions` |
 
-Nothing falls back yet, so that share is 0: the pipeline refuses an operator without a kernel.
+A kernel is `tuned` where its record is of the CPU that built the library, and `tuned elsewhere`
+where it is of another CPU of the target, as for every target that the builder cannot run.
 """
 
 import hashlib
