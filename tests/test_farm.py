@@ -7,24 +7,32 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 from conftest import TINY
-from device_boards import addresses, ready_tracker, wait_for_boards, wait_until
+from device_boards import (
+    PATIENCE_S,
+    addresses,
+    free_port,
+    ready_tracker,
+    wait_for_boards,
+    wait_until,
+)
 from rich.console import Console
 
 from mnv2_tvm.deploy.link import compile_c, ffi_includes, link_shared
 from mnv2_tvm.device.emulate import LocalBoards
+from mnv2_tvm.device.failure import Failure, Kind
 from mnv2_tvm.device.session import Address, board_info
-from mnv2_tvm.device.tracker import Tracker
+from mnv2_tvm.device.tracker import Tracker, start_tracker
 from mnv2_tvm.device.workers import WorkerPool
 from mnv2_tvm.layer import Layer
 from mnv2_tvm.passes.packed_entry import ENTRY
 from mnv2_tvm.pipeline import default_schedule
-from mnv2_tvm.search.candidate import Timing
+from mnv2_tvm.search.candidate import Timing, build_candidate
 from mnv2_tvm.search.farm import Farm
 from mnv2_tvm.search.machine import Machine
 from mnv2_tvm.search.problem import TOLERANCE
@@ -116,6 +124,49 @@ def test_a_search_with_a_board_that_dies_and_one_that_is_wrong(
     assert text.count(dropped) == text.count(wrong) == 1, text
     gone = [line for line in text.splitlines() if lost in line]
     assert len(gone) == 1 and ("has left the tracker" in gone[0] or "is gone" in gone[0]), text
+
+
+def test_a_search_outlives_its_tracker(
+    here: Target, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It starts again within a minute, and the boards that the search held register anew."""
+    monkeypatch.setattr("mnv2_tvm.search.farm._AWAY_S", PATIENCE_S)  # a loaded machine
+    said, port = io.StringIO(), free_port()
+    layer = Layer.parse(LAYER)
+    library = build_candidate(layer, default_schedule(layer, here), here, tmp_path / "one.so")
+    jobs = [(layer, default_schedule(layer, here), library)]
+    with ExitStack() as first, WorkerPool(1) as pool:
+        tracker = first.enter_context(ready_tracker(port))
+        address = Address((tracker.host, port), here.name)
+        with LocalBoards(here, address.tracker):
+            wait_for_boards(address.tracker, here.name)
+            machine = Machine.of_board(board_info(address))
+            wait_for_boards(address.tracker, here.name)
+            farm = Farm(address, here, machine, pool, Progress(Console(file=said, width=500), 60))
+            before = list(farm.measure(jobs))
+            tracker.close()
+            again = threading.Timer(2, lambda: first.enter_context(start_tracker(port=port)))
+            again.start()
+            after = list(farm.measure(jobs))
+            again.join()
+    for ((_, timing),) in (before, after):
+        assert isinstance(timing, Timing) and timing.right, timing
+    assert "no tracker" in said.getvalue()
+
+
+def test_a_board_of_another_machine_is_not_used(here: Target) -> None:
+    """Its times would rank with those of the first one."""
+    said = io.StringIO()
+    address, machine = Address(("127.0.0.1", 1), here.name), Machine("A CPU")
+    with WorkerPool(1) as pool:
+        farm = Farm(address, here, machine, pool, Progress(Console(file=said, width=500), 60))
+        layer = Layer.parse(LAYER)
+        mine, other = (Timing(99.0, 0.0, cpu, cpu) for cpu in ("A CPU", "B CPU"))
+        assert farm._judged(mine, layer) == mine
+        refused = farm._judged(other, layer)
+        assert isinstance(refused, Failure) and refused.kind is Kind.REFUSED
+        farm._tell(refused)
+    assert farm.dropped == {"B CPU"} and "not used any more" in said.getvalue()
 
 
 def test_two_boards_measure_more_than_one(tracker: Tracker, here: Target, tmp_path: Path) -> None:

@@ -1,12 +1,16 @@
 """The worker pool: every way in which a job ends, and no child that outlives the pool."""
 
 import multiprocessing
+import os
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from device_boards import wait_until
 from worker_jobs import (
     PATIENCE_S,
     add,
@@ -25,7 +29,9 @@ from worker_jobs import (
 )
 
 from mnv2_tvm.device.failure import Failure, Kind
+import mnv2_tvm
 from mnv2_tvm.device.workers import WorkerPool
+from mnv2_tvm.files import scratch_folder
 
 
 @pytest.fixture
@@ -146,6 +152,63 @@ def test_temporary_files_of_a_killed_job_are_removed(pool: WorkerPool, tmp_path:
     failure = one(pool, leave_a_file, str(tmp_path))
     assert failure == Failure(Kind.CRASH, "the process ended with SIGKILL.")
     assert not Path((tmp_path / "name").read_text()).exists()
+
+
+def test_who_leaves_early_gets_no_answer_of_the_jobs_left_behind(tmp_path: Path) -> None:
+    """The children that were busy then are replaced, whether the rest is closed or forgotten."""
+    with WorkerPool(2) as pool:
+        for close in (True, False):
+            jobs = pool.run(add, [(n, 0) for n in range(20)], 60)
+            next(jobs)
+            if close:
+                jobs.close()
+            later = dict(pool.run(add, [(100, n) for n in range(4)], 60))
+            assert later == {n: 100 + n for n in range(4)}
+            assert list(jobs) == []
+
+
+def test_a_run_ends_when_its_time_is_up(pool: WorkerPool, tmp_path: Path) -> None:
+    one(pool, process_id)
+    start = time.monotonic()
+    written = tmp_path / "pid"
+    assert list(pool.run(hang, [(str(written),)], 60, within_s=2)) == []
+    assert time.monotonic() - start < 20
+    assert not alive(int(written.read_text()))
+
+
+@pytest.mark.parametrize("when", ["it starts", "it works"])
+def test_a_child_ends_with_its_parent_and_the_next_run_removes_its_folder(
+    tmp_path: Path, when: str
+) -> None:
+    """A parent that is killed can tell nobody."""
+    program = (
+        "import multiprocessing, sys, threading, time\n"
+        "from pathlib import Path\n"
+        "import mnv2_tvm
+from mnv2_tvm.device.workers import WorkerPool
+from mnv2_tvm.files import scratch_folder\n"
+        "from worker_jobs import hang\n"
+        "def tell():\n"
+        "    while not multiprocessing.active_children(): time.sleep(0.001)\n"
+        "    print(multiprocessing.active_children()[0].pid, flush=True)\n"
+        "threading.Thread(target=tell).start()\n"
+        "list(WorkerPool(1).run(hang, [(sys.argv[1],)], 600))\n"
+    )
+    written = tmp_path / "pid"
+    paths = f"{Path(mnv2_tvm.__file__).parents[1]}:{Path(__file__).parent}"
+    environment = {**os.environ, "PYTHONPATH": paths, "TMPDIR": str(tmp_path)}
+    command = [sys.executable, "-c", program, str(written)]
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None
+        child = int(parent.stdout.readline())
+        if when == "it works":
+            wait_until(lambda: written.exists() and bool(written.read_text()), "the job")
+        parent.kill()
+    wait_until(lambda: not alive(child), "the end of the child", 10)
+    assert any(path.is_dir() for path in tmp_path.iterdir())
+    with scratch_folder(tmp_path):
+        pass
+    assert not any(path.is_dir() for path in tmp_path.iterdir())
 
 
 def test_close_leaves_no_child(tmp_path: Path) -> None:

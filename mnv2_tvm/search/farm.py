@@ -26,10 +26,10 @@ _BLAMELESS = (Kind.ERROR, Kind.LINK, Kind.UPLOAD, Kind.REFUSED)
 Job = tuple[Layer, Schedule, Path]
 
 
-def boards_there(address: Address, progress: Progress) -> tuple[list[str], int]:
+def boards_there(address: Address, pool: WorkerPool, progress: Progress) -> tuple[list[str], int]:
     """What `address.registered` gives; waits a minute for a tracker that starts again.
 
-    Raises DeviceError after that, and at once where all boards that are there are to be avoided.
+    `pool` has the workers with sessions: a board registers anew only after its session. Raises DeviceError after that, and at once where all boards that are there are to be avoided.
     """
     end = time.monotonic() + _AWAY_S
     said = False
@@ -41,6 +41,7 @@ def boards_there(address: Address, progress: Progress) -> tuple[list[str], int]:
                 raise
             if not said:
                 progress.line(f"{error}; waiting for it, {_AWAY_S:.0f} s at most")
+                pool.restart(pool.size)
                 said = True
         time.sleep(_LOOK_S)
 
@@ -102,7 +103,7 @@ class Farm:
 
     def _look_around(self) -> None:
         """Say which boards have left, and have a worker for each one that is new."""
-        there, free = boards_there(self.address, self.progress)
+        there, free = boards_there(self.address, self.pool, self.progress)
         for board in Counter(self._there) - Counter(there):
             self.progress.line(f"the board at {board} has left the tracker")
         self._there = there
@@ -125,7 +126,7 @@ class Farm:
         """Boards whose numbers were wrong are asked last, and dropped if another's are right."""
         suspects = {first.board} if _is_doubtful(first) else set()
         for _ in range(_TRIES):
-            there = len(boards_there(self.address, self.progress)[0])
+            there = len(boards_there(self.address, self.pool, self.progress)[0])
             others = there - len(suspects - self.address.avoid)
             address = self.address.without(suspects) if others else self.address
             ((_, second),) = self._run([job], address)

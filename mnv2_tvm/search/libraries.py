@@ -141,7 +141,7 @@ class Libraries:
                 return result
             if address is None:
                 break
-            others = len(boards_there(address, self.progress)[0]) > 1
+            others = len(boards_there(address, self.workers, self.progress)[0]) > 1
             if not (others if result.board else result.kind is Kind.LINK):
                 break
             self.progress.line(f"{result}; what it had is tried again")
