@@ -5,10 +5,12 @@ types are msgspec Structs, dataclasses or TypedDicts; constraints stand in their
 as `Annotated[float, msgspec.Meta(gt=0)]`.
 """
 
+import errno
 import math
+import os
 import re
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
 import msgspec
 
@@ -83,27 +85,44 @@ def convert(value: Any, kind: type[T], source: str) -> T:
         raise UserError(f"{source}: {printable(error)}") from error
 
 
+def open_file(path: Path, what: str) -> BinaryIO:
+    """Open an ordinary file to read its bytes. `what` names it in an error: `labels names.txt`.
+
+    Raises UserError where it cannot be opened, or is a folder, a pipe or a device.
+    """
+    try:
+        if not path.is_file():  # a FIFO would wait for ever, /dev/zero never end
+            if path.is_dir():
+                raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+            if path.exists():
+                raise UserError(f"{what} is not an ordinary file; give the path of one")
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+        return path.open("rb")
+    except OSError as error:
+        raise _not_opened(what, error) from error
+    except ValueError as error:  # a NUL in the path
+        raise UserError(f"{what} cannot be opened ({error})") from error
+
+
 def read_bytes(path: Path, what: str, limit: int = MAX_BYTES) -> bytes:
     """All bytes of an ordinary file. `what` names it in an error, as in `labels names.txt`.
 
     Raises UserError where it cannot be opened, is a pipe or a device, or has more than `limit`.
     """
-    try:
-        if not path.is_file():  # a FIFO would wait for ever, /dev/zero never end
-            if path.exists():
-                raise UserError(f"{what} is not an ordinary file; give the path of one")
-            raise FileNotFoundError(2, "No such file or directory")
-        with path.open("rb") as file:
+    with open_file(path, what) as file:
+        try:
             data = file.read(limit + 1)
-    except OSError as error:
-        raise UserError(
-            f"{what} cannot be opened ({error.strerror}); check the path and the permissions"
-        ) from error
-    except ValueError as error:  # a NUL in the path
-        raise UserError(f"{what} cannot be opened ({error})") from error
+        except OSError as error:
+            raise _not_opened(what, error) from error
     if len(data) > limit:
         raise UserError(f"{what} is larger than {limit} bytes; this is not what it should be")
     return data
+
+
+def _not_opened(what: str, error: OSError) -> UserError:
+    return UserError(
+        f"{what} cannot be opened ({error.strerror}); check the path and the permissions"
+    )
 
 
 def _extreme(value: Any, depth: int = 0) -> str | None:
