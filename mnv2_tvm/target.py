@@ -7,7 +7,7 @@ import tomllib
 from dataclasses import dataclass, fields
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, TypeVar, get_type_hints
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 import tvm
 
@@ -28,6 +28,9 @@ class Vector:
     fma_per_cycle: int
     loads_per_cycle: int
     memory_operands: bool  # whether an FMA can take an operand from memory
+    # The largest of two values where one is NaN: the second of them (x86, and a comparison with a
+    # move after it), NaN, or the other one, the number. The last for scalars alone.
+    max_of_nan: Literal["second", "nan", "number"]
 
     @property
     def lanes(self) -> int:
@@ -183,7 +186,11 @@ def _section(path: Path, key: str, table: dict[str, Any], kind: type[T]) -> T:
 
 
 def _value(path: Path, key: str, value: Any, kind: type) -> Any:
-    """A value of the file as a bool, an int above 0, a str, or a tuple of str."""
+    """A value of the file as a bool, an int above 0, a str, one of a few, or a tuple of str."""
+    if get_origin(kind) is Literal:
+        if value not in (choices := get_args(kind)):
+            raise UserError(f"{path}: key '{key}' must be one of {choices}, not {value!r}")
+        return value
     if kind is bool:
         _check_type(path, key, value, bool)
         return value

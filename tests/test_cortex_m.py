@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from conftest import TINY, Built, run_python
 
@@ -18,6 +19,7 @@ from mnv2_tvm.deploy.link import archive, compile_c, link_object
 from mnv2_tvm.deploy.loader import STATIC_LIBRARY
 from mnv2_tvm.deploy.manifest import MANIFEST
 from mnv2_tvm.device import __main__ as device
+from mnv2_tvm.device import emulate_bare_metal
 from mnv2_tvm.device.emulate_bare_metal import run_emulated
 from mnv2_tvm.model import Architecture
 from mnv2_tvm.network import SourceNetwork
@@ -48,7 +50,7 @@ def build_for(tmp_path_factory: pytest.TempPathFactory) -> BuildFor:
 
 @pytest.mark.parametrize(
     ("target", "architecture", "instructions", "workspace"),
-    [(M7, SMALL, 22_769_640, 101_568), (M4, FEW, 34_503_960, 101_568)],
+    [(M7, SMALL, 23_339_480, 101_568), (M4, FEW, 33_535_920, 101_568)],
     ids=["cortex-m7", "cortex-m4"],
 )
 def test_emulated_run_computes_what_torch_does_in_no_more_instructions(
@@ -65,6 +67,27 @@ def test_emulated_run_computes_what_torch_does_in_no_more_instructions(
     assert 0.97 * instructions <= run.instructions <= 1.03 * instructions
     assert built.manifest.workspace_bytes == workspace
     assert 0 < run.stack_bytes < 1024
+
+
+@pytest.mark.parametrize("target", [M7, M4], ids=["cortex-m7", "cortex-m4"])
+@pytest.mark.parametrize("special", [np.nan, np.inf])
+def test_nan_stays_nan(
+    target: Target,
+    special: float,
+    build_for: BuildFor,
+    tmp_path: Path,
+) -> None:
+    """One pixel's reaches all classes; an infinite one is cut off by ReLU6."""
+    built = build_for(target, TINY)
+    images = built.network.images(seed=1)
+    images[0, 30, 20, 1] = special
+    assert target.microcontroller
+    program = emulate_bare_metal._link(target, built.folder / STATIC_LIBRARY, images, tmp_path)
+    told = emulate_bare_metal._told(emulate_bare_metal._run(target.microcontroller, program))
+    logits = np.array(told["output"], np.uint32).view(np.float32)
+    wanted = built.network.reference(images)
+    assert np.isnan(wanted).all() == np.isnan(special)
+    np.testing.assert_allclose(logits, wanted[0], rtol=1e-4, atol=1e-4)
 
 
 def test_the_count_is_the_same_each_time(build_for: BuildFor) -> None:
@@ -120,7 +143,10 @@ def test_a_microcontroller_has_no_threads(tmp_path: Path) -> None:
 
 
 def test_inner_loops_are_fused_multiply_adds_in_registers() -> None:
-    """Of the cortex-m7; on the cortex-m4 LLVM takes pairs, which are the faster there."""
+    """Of the cortex-m7; on the cortex-m4 LLVM takes pairs, which are the faster there.
+
+    To nine of a depthwise part come the two bounds of ReLU6 and the additions that look for NaN.
+    """
     decisions = Decisions.load(M7, 1)
     module = SourceNetwork.make(SMALL, None, 0).relax()
     for block in dict.fromkeys(network_blocks(module)):
@@ -132,7 +158,7 @@ def test_inner_loops_are_fused_multiply_adds_in_registers() -> None:
         assert len(loops) >= len(block.parts), block.name
         for loop in loops:
             assert loop.spills == 0, (block.name, loop)
-            assert loop.fma_share >= 0.8, (block.name, loop)
+            assert loop.fma_share >= 0.75, (block.name, loop)
 
 
 # Errors of the emulation

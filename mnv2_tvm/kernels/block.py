@@ -18,7 +18,7 @@ from mnv2_tvm.kernels.conv3x3 import convolve
 from mnv2_tvm.kernels.depthwise import slide
 from mnv2_tvm.kernels.loops import Index, tile_loop, window_loop
 from mnv2_tvm.kernels.pointwise import multiply
-from mnv2_tvm.kernels.registers import RegisterTile, broadcast, cut, load, relu6, unchanged
+from mnv2_tvm.kernels.registers import RegisterTile, broadcast, cut, load
 from mnv2_tvm.kernels.schedule import Operands
 from mnv2_tvm.layer import Layer
 from mnv2_tvm.target import Target
@@ -57,7 +57,7 @@ class Block:
     ) -> None:
         self._tiles = tiles
         self._layer = layer
-        self._lanes = target.vector.lanes
+        self._vector = target.vector
         self._o = operands
         self._image = image
         self._c, self._chunk = c, chunk
@@ -142,12 +142,12 @@ class Block:
 
     def _started(self, rows: int, channels: int, bias: Any, first: Index) -> RegisterTile:
         """A register tile that holds the bias of its channels, from `first` on."""
-        acc = RegisterTile(rows, channels, self._lanes)
+        acc = RegisterTile(rows, channels, self._vector)
         acc.fill(lambda row, j, lanes: load(bias, first + j, lanes))
         return acc
 
     def _store_row(self, acc: RegisterTile, start: Index, m: Index, n: Index) -> None:
-        acc.store(self._o.scratch, lambda i, j: start + (m + i) * self._chunk + n + j, relu6)
+        acc.store(self._o.scratch, lambda i, j: start + (m + i) * self._chunk + n + j, relu6=True)
 
     def depthwise(self, y: Index, rows: int) -> None:
         """Fill the strip from the ring."""
@@ -192,7 +192,7 @@ class Block:
             line, column = i + row // tile_x, x + row % tile_x
             return strip + (line * part.out_width + column) * chunk + c + j
 
-        acc.store(o.scratch, at, relu6)
+        acc.store(o.scratch, at, relu6=True)
 
     def project(self, y: Index, rows: int) -> None:
         """Add the strip's product to the output; the first chunk starts it."""
@@ -204,7 +204,7 @@ class Block:
         line = (self._image * part.out_height + y) * part.out_width
         for n, tile_n in tile_loop(channels, tiles.project_n, o.span, name="n"):
             for m, tile_m in tile_loop(rows * part.width, tiles.project_m, o.span, name="m"):
-                acc = RegisterTile(tile_m, tile_n, self._lanes)
+                acc = RegisterTile(tile_m, tile_n, self._vector)
 
                 def at(i: int, j: int, m: Index = m, n: Index = n) -> Index:
                     return (line + m + i) * channels + n + j
@@ -228,7 +228,7 @@ class Block:
                         weight, n * hidden + (self._c + k) * w + j, lanes
                     ),
                 )
-                acc.store(o.y, at, unchanged)
+                acc.store(o.y, at, relu6=False)
 
     def _fill(self, acc: RegisterTile, start: Any, more: Any) -> None:
         if self._chunk == self._layer.hidden_channels:
@@ -248,7 +248,7 @@ class Block:
 
     def _clear(self, start: Index, pixels: int) -> None:
         for pixel, _ in tile_loop(pixels, 1, self._o.span, name="pixel"):
-            for channel, lanes in cut(self._chunk, self._lanes):
+            for channel, lanes in cut(self._chunk, self._vector.lanes):
                 at = start + pixel * self._chunk + channel
                 index = at if lanes == 1 else T.ramp(at, 1, lanes)
                 T.buffer_store(self._o.scratch, broadcast(T.float32(0), lanes), [index])
