@@ -46,7 +46,7 @@ def write_kit(target: Target, folder: Path) -> Path:
 
 
 def _check_target(target: Target) -> None:
-    if "android" in target.tvm["mtriple"]:
+    if target.android:
         raise UserError(
             f"{target.name}: there is no kit for Android; start TVM's tvm_rpc there as README.md "
             f"shows, with --key={target.name}, and give {OPTION} here"
