@@ -14,7 +14,7 @@ from mnv2_tvm import cli
 from mnv2_tvm.baseline import check_baseline, check_numbers, compare, run_ms, source_of
 from mnv2_tvm.bench_result import BenchResult, Latency, LayerTime, layer_table, summary
 from mnv2_tvm.build import build, build_program
-from mnv2_tvm.deploy.loader import load
+from mnv2_tvm.deploy.loader import load, threads_note
 from mnv2_tvm.deploy.manifest import Manifest
 from mnv2_tvm.device.plain_server import check_option
 from mnv2_tvm.device.remote_bench import BoardTimes, bench_on_board
@@ -60,6 +60,8 @@ def bench(
     if cpus:
         network.pin(cpus)
         os.sched_setaffinity(0, cpus)  # until the peak is measured: its threads inherit this
+    if note := threads_note(network):
+        print(note, file=sys.stderr)
     manifest, target = network.manifest, Target.load(network.manifest.target)
     images, result = source.images(seed), np.empty(network.output_shape, np.float32)
     error = check_numbers(folder, network, source, images)

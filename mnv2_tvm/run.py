@@ -9,7 +9,7 @@ import numpy as np
 import typer
 
 from mnv2_tvm.cli import PlainServer, run_verb
-from mnv2_tvm.deploy.loader import Floats, load
+from mnv2_tvm.deploy.loader import Floats, load, threads_note
 from mnv2_tvm.deploy.loader import Network as LocalNetwork
 from mnv2_tvm.deploy.manifest import Manifest
 from mnv2_tvm.device.plain_server import NOTHING_TOLD, WARNING, check_option
@@ -164,7 +164,10 @@ def _open(
     """The library in `folder`, loaded here or on a board of the tracker, which is given back."""
     check_option(tracker, plain_server)
     if tracker is None:
-        yield load(folder, threads)
+        network = load(folder, threads)
+        if note := threads_note(network):
+            typer.echo(note, err=True)
+        yield network
         return
     key = Manifest.read(folder).target
     with closing(Session(Address(parse_address(tracker), key, plain_server))) as session:

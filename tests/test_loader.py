@@ -96,9 +96,8 @@ def test_library_for_a_later_machine_is_refused(tiny_copy: Path, here: Target) -
     [
         ([[1.0]], "the input is list"),
         (None, "the input is NoneType"),
-        (np.zeros((1, 32, 32, 3)), "the input is float64"),
         (np.zeros((1, 32, 32, 3), np.uint8), "the input is uint8"),
-        (np.zeros((1, 32, 32, 3), ">f4"), "the input is >f4"),
+        (np.zeros((1, 32, 32, 3), bool), "the input is bool"),
         (np.zeros((32, 32, 3), np.float32), r"shape \[32, 32, 3\]"),
         (np.zeros((1, 3, 32, 32), np.float32), r"shape \[1, 3, 32, 32\]"),
         (np.zeros((1, 33, 32, 3), np.float32), r"shape \[1, 33, 32, 3\]"),
