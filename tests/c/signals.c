@@ -1,4 +1,5 @@
 /* A signal that the program blocks and waits for is not taken by a thread of the library. */
+#define _POSIX_C_SOURCE 200809L
 #include <mnv2.h>
 
 #include <signal.h>
