@@ -1,5 +1,6 @@
 """Write the library: the generated object, the C runtime around it, and the weights inside."""
 
+import shutil
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -70,17 +71,19 @@ def compile_objects(
     defines = runtime_defines(network, interface, weights)
     parts = [scratch / name for name in ("network.o", "runtime.o", "cpu.o")]
     packed = scratch / "packed.o"
+    if include != scratch:
+        shutil.copy(include / HEADER, scratch)
     write_object(network.module, target, parts[0])
-    compile_c(_SOURCES / "runtime.c", target, parts[1], f"-I{include}", *defines)
+    compile_c(_SOURCES / "runtime.c", target, parts[1], *defines)
     compile_c(_SOURCES / "cpu.c", target, parts[2], cpu_define(target))
-    compile_c(_SOURCES / "packed.c", target, packed, f"-I{include}", *ffi_includes())
+    compile_c(_SOURCES / "packed.c", target, packed, *ffi_includes())
     return Objects(parts, packed)
 
 
 def runtime_defines(network: Compilation, interface: Interface, weights: Path) -> list[str]:
-    """What `runtime.c` must know beside mnv2.h; `weights` is the file it takes in."""
+    """What `runtime.c` must know beside mnv2.h; `weights` is a file beside the object."""
     return [
-        f'-DMNV2_WEIGHTS_FILE="{weights}"',
+        f'-DMNV2_WEIGHTS_FILE="{weights.name}"',
         f"-DMNV2_THREADS={interface.threads}",
         f"-DMNV2_SCRATCH_BYTES={network.plan.scratch_bytes}",
     ]
