@@ -1,6 +1,7 @@
 """Write the library: the generated object, the C runtime around it, and the weights inside."""
 
 import hashlib
+import shutil
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -83,18 +84,20 @@ def compile_objects(
     defines = runtime_defines(network, interface, weights)
     parts = [scratch / f"{name}.o" for name in ("network", "runtime", "steps", "team", "cpu")]
     packed = scratch / "packed.o"
+    if include != scratch:
+        shutil.copy(include / HEADER, scratch)
     write_object(network.module, target, parts[0])
     for part in parts[1:4]:
-        compile_c(_SOURCES / f"{part.stem}.c", target, part, f"-I{include}", *defines)
+        compile_c(_SOURCES / f"{part.stem}.c", target, part, *defines)
     compile_c(_SOURCES / "cpu.c", target, parts[4], cpu_define(target))
-    compile_c(_SOURCES / "packed.c", target, packed, f"-I{include}", *ffi_includes())
+    compile_c(_SOURCES / "packed.c", target, packed, *ffi_includes())
     return Objects(parts, packed)
 
 
 def runtime_defines(network: Compilation, interface: Interface, weights: Path) -> list[str]:
-    """What the C runtime must know beside mnv2.h; `weights` is the file it takes in."""
+    """What the C runtime must know beside mnv2.h; `weights` is a file beside the object."""
     return [
-        f'-DMNV2_WEIGHTS_FILE="{weights}"',
+        f'-DMNV2_WEIGHTS_FILE="{weights.name}"',
         f"-DMNV2_THREADS={interface.threads}",
         f"-DMNV2_SCRATCH_BYTES={network.plan.scratch_bytes}",
     ]

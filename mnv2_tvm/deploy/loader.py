@@ -12,6 +12,7 @@ import numpy as np
 from mnv2_tvm.deploy.manifest import MANIFEST, Manifest, file_sha256
 from mnv2_tvm.errors import UserError
 from mnv2_tvm.host import this_host
+from mnv2_tvm.replace import reading
 
 LIBRARY, HEADER = "libmnv2.so", "mnv2.h"
 PACKAGE_LIBRARY = Path("lib") / LIBRARY  # where `build --package` puts it
@@ -39,12 +40,13 @@ class Network:
     """
 
     def __init__(self, folder: Path, threads: int | None = None) -> None:
-        self.manifest = Manifest.read(folder)
+        with reading(folder):  # not one build's manifest and the library of the next
+            self.manifest = Manifest.read(folder)
+            _check_host(folder, self.manifest)
+            self._library = _open(folder, self.manifest)
         self.input_shape = tuple(self.manifest.input_shape)
         self.output_shape = tuple(self.manifest.output_shape)
-        _check_host(folder, self.manifest)
         self._folder = folder.absolute()
-        self._library = _open(folder, self.manifest)
         size = self._library.mnv2_workspace_bytes()
         sizes = (self._library.mnv2_input_size(), self._library.mnv2_output_size(), size)
         said = (prod(self.input_shape), prod(self.output_shape), self.manifest.workspace_bytes)

@@ -16,7 +16,7 @@ from rich.table import Table
 from mnv2_tvm.build import build
 from mnv2_tvm.check import TOLERANCE, reference_network
 from mnv2_tvm.deploy.link import compile_c, run_tool
-from mnv2_tvm.deploy.loader import whole_library
+from mnv2_tvm.deploy.loader import HEADER, whole_library
 from mnv2_tvm.deploy.manifest import Manifest
 from mnv2_tvm.errors import UserError
 from mnv2_tvm.files import scratch_folder
@@ -91,7 +91,8 @@ def _link(target: Target, library: Path, images: np.ndarray, scratch: Path) -> P
     assert memory is not None
     image, part, program = scratch / "input.raw", scratch / "program.o", scratch / "program"
     image.write_bytes(images.tobytes())
-    flags = [f"-mcpu={target.link.cpu}", f"-I{library.parent.resolve()}", f'-DINPUT_FILE="{image}"']
+    shutil.copy(library.parent / HEADER, scratch)
+    flags = [f"-mcpu={target.link.cpu}", f'-DINPUT_FILE="{image.name}"']
     flags += ["-ffreestanding", "-fno-builtin", "-fno-pic"]
     compile_c(_SOURCES / "bare_metal.c", target, part, *flags)
     script = scratch / "program.ld"
@@ -99,7 +100,7 @@ def _link(target: Target, library: Path, images: np.ndarray, scratch: Path) -> P
     sections = (_SOURCES / "bare_metal.ld").read_text(encoding="utf-8")
     script.write_text(f"MEMORY {{ {places} }}\n{sections}", encoding="utf-8")
     options = ["-m", target.link.emulation, "--gc-sections", "-T", str(script)]
-    run_tool(["ld.lld", *options, str(part), str(library), "-o", str(program)])
+    run_tool(["ld.lld", *options, str(part), str(library)], program)
     return program
 
 

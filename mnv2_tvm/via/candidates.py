@@ -1,6 +1,7 @@
 """One program with the candidates of a layer: their kernels, their operands, torch's answer."""
 
 import math
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
@@ -61,7 +62,7 @@ def write_candidates_program(
         scratch = Path(scratch_name)
         (scratch / "data.bin").write_bytes(data.blob)
         lines = [
-            f'EMBED(data, "{scratch / "data.bin"}");',
+            'EMBED(data, "data.bin");',
             "static const float *at(size_t offset) { return (const float *)(data + offset); }",
             *kernels,
             *calls,
@@ -75,7 +76,9 @@ def write_candidates_program(
         ]
         (scratch / "candidates_data.h").write_text("\n".join(lines) + "\n", encoding="utf-8")
         inputs = [SOURCES / "candidates_program.c", *(built for _, built in candidates)]
-        link_program(inputs, target, path, f"-I{scratch}", *program_flags(target, TOLERANCE))
+        program = scratch / "mnv2_candidates"
+        link_program(inputs, target, program, *program_flags(target, TOLERANCE))
+        shutil.copy(program, path)
     check_program(path, target)
 
 
