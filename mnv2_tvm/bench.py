@@ -21,13 +21,12 @@ from mnv2_tvm.device.remote_bench import BoardTimes, bench_on_board
 from mnv2_tvm.device.session import Address
 from mnv2_tvm.device.tracker import parse_address
 from mnv2_tvm.errors import UserError
-from mnv2_tvm.files import scratch_folder
+from mnv2_tvm.files import scratch_folder, write_whole
 from mnv2_tvm.host import this_host
 from mnv2_tvm.memory import measure_in_child
 from mnv2_tvm.model import Architecture
 from mnv2_tvm.network import SourceNetwork
 from mnv2_tvm.peak import PeakProbe
-from mnv2_tvm.search.json_lines import replace_lines
 from mnv2_tvm.target import Target
 from mnv2_tvm.versions import versions
 from mnv2_tvm.via.bench import bench_on_device
@@ -287,7 +286,7 @@ def _show(result: BenchResult, json_file: Path | None) -> None:
         console.print(layer_table(result.layers))
     if json_file is not None:
         try:
-            replace_lines(json_file, result.to_json().splitlines())
+            write_whole(json_file, result.to_json().encode())
         except OSError as error:
             raise UserError(f"cannot write {json_file}: {error.strerror or error}") from error
 

@@ -27,7 +27,7 @@ from mnv2_tvm.model import Architecture
 from mnv2_tvm.network import SourceNetwork
 from mnv2_tvm.pipeline import Compilation, compile_network
 from mnv2_tvm.replace import replacing, tree_files
-from mnv2_tvm.search.records import Decisions
+from mnv2_tvm.search.records import SOURCES, Decisions
 from mnv2_tvm.target import Target
 from mnv2_tvm.untrusted import printable
 from mnv2_tvm.versions import versions
@@ -148,7 +148,7 @@ def _manifest(
     target, architecture = compilation.target, network.architecture
     layers = [step.layer for step in compilation.steps]
     flops = sum(layer.flops for layer in layers)
-    share = {"tuned": 0.0, "default": 0.0, "fallback": 0.0}
+    share = dict.fromkeys(SOURCES, 0.0)
     for layer in layers:
         share[decisions.source(layer)] += layer.flops / flops
     return Manifest(

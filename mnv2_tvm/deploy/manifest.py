@@ -12,14 +12,15 @@
 | `sha256` | of the library |
 | `versions` | of everything that took part in the build |
 | `flops` | of one run; two a multiply-add |
-| `flops_share` | share of the FLOPs on `tuned`, `default` and `fallback` kernels |
+| `flops_share` | share of the FLOPs on `tuned`, `tuned elsewhere` and `default` kernels |
 | `layers` | in order: `name`, `flops`, `source`, `decisions` |
 | `format` | of this file; a reader of 1 ignores keys that it does not know |
 | `files` | SHA-256 of every other file of the build, by its path in the folder |
 
-Nothing falls back yet, so that share is 0: the pipeline refuses an operator without a kernel.
 A last key, `manifest_sha256`, is that of the text without it: so `build` knows whether the file is
-as it wrote it.
+as it wrote it. A kernel is `tuned` where its record is of the CPU that built the library, and
+`tuned elsewhere` where it is of another CPU of the target, as for every target that the builder
+cannot run.
 """
 
 import hashlib

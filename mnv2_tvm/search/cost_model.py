@@ -1,7 +1,8 @@
 """The cost model: XGBoost over all layers of a target, from every measurement in its log.
 
-It predicts how far a candidate is from the best of its own layer, so that what one layer teaches
-about tiles and registers helps to rank the next.
+It predicts how far a candidate is from the best of its own layer on the machine that measured it,
+so that what one layer teaches about tiles and registers helps to rank the next, and what another
+machine measured is of use on this one.
 """
 
 from collections import defaultdict
@@ -14,7 +15,8 @@ import xgboost
 
 from mnv2_tvm.kernels import KERNELS, Schedule
 from mnv2_tvm.layer import Epilogue, Layer
-from mnv2_tvm.search.records import Measurement
+from mnv2_tvm.search.entries import Measurement
+from mnv2_tvm.search.machine import Machine
 from mnv2_tvm.target import Target
 
 _FEWEST_ROWS = 16  # below this a model knows less than chance
@@ -35,12 +37,13 @@ class CostModel:
 
     def fit(self, measurements: Iterable[Measurement]) -> None:
         """Learn from all measurements that have a time."""
-        times: dict[Layer, list[tuple[Schedule, float]]] = defaultdict(list)
+        times: dict[tuple[Layer, Machine], list[tuple[Schedule, float]]] = defaultdict(list)
         for measurement in measurements:
             if measurement.median_us is not None:
-                times[measurement.layer].append((measurement.schedule, measurement.median_us))
+                key = measurement.layer, measurement.machine
+                times[key].append((measurement.schedule, measurement.median_us))
         rows, labels = [], []
-        for layer, pairs in times.items():
+        for (layer, _), pairs in times.items():
             best = min(time for _, time in pairs)
             for schedule, time in pairs:
                 rows.append(features(layer, schedule, self._target))

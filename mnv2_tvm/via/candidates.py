@@ -28,9 +28,9 @@ _ALIGNMENT = 64
 Candidate = tuple[Schedule, Path]  # and its object
 
 
-def build_candidate_object(layer: Layer, schedule: Schedule, target_name: str, path: Path) -> Path:
+def build_candidate_object(layer: Layer, schedule: Schedule, target: Target, path: Path) -> Path:
     """A worker's job: write the object of a candidate's kernel, named after the file."""
-    target, built = Target.load(target_name), path.with_suffix(".o")
+    built = path.with_suffix(".o")
     kernels = tvm.IRModule({_symbol(built): schedule.emit(layer, target)})
     write_object(lower_kernels(kernels, target), target, built)
     return built
