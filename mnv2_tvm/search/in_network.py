@@ -138,7 +138,11 @@ def build_variant(
 
 def profile_libraries(folders: list[Path], seed: int, address: Address | None) -> list[Samples]:
     """A worker's job: check and run the libraries in turn; the times of each layer of each."""
-    networks = open_networks(folders, address)
+    with open_networks(folders, address) as networks:
+        return _profile(folders, networks, seed)
+
+
+def _profile(folders: list[Path], networks: list[Any], seed: int) -> list[Samples]:
     images = _checked_images(folders, networks, seed)
     samples: list[Samples] = [defaultdict(list) for _ in networks]
     for _ in range(_ROUNDS):
@@ -156,7 +160,11 @@ def profile_libraries(folders: list[Path], seed: int, address: Address | None) -
 
 def time_libraries(folders: list[Path], seed: int, address: Address | None) -> list[float]:
     """A worker's job: median milliseconds of a whole run of each library, in turn."""
-    networks = open_networks(folders, address)
+    with open_networks(folders, address) as networks:
+        return _time(folders, networks, seed)
+
+
+def _time(folders: list[Path], networks: list[Any], seed: int) -> list[float]:
     images = _checked_images(folders, networks, seed)
     samples: list[list[float]] = [[] for _ in networks]
     for _ in range(_ROUNDS):
