@@ -144,12 +144,6 @@ class Target:
             f"Name the target you build for, e.g. --target {candidates[-1]}"
         )
 
-    def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"tvm": dict(self.tvm)}  # the proxy cannot be sent to a worker
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state, tvm=MappingProxyType(state["tvm"]))
-
     def missing_here(self) -> list[str]:
         """What this host lacks to run a library of the target; empty if nothing."""
         return this_host().missing(self.host.machine, self.host.features)

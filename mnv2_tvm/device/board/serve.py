@@ -20,7 +20,7 @@ from contextlib import suppress
 from typing import NoReturn
 
 from .listen import listen
-from .words import ending, is_loopback, open_port_warning, say
+from .words import ending, is_loopback, open_port_warning, parse_address, say
 
 _STEADY_S = 60  # a server that lived so long starts again without a pause
 _PR_SET_PDEATHSIG = 1
@@ -116,10 +116,10 @@ def _run_listener(options: argparse.Namespace, scratch: str) -> NoReturn:
 
 
 def _address(text: str) -> "tuple[str, int]":
-    host, _, port = text.rpartition(":")
-    if not host or not port.isdigit():
-        raise argparse.ArgumentTypeError(f"'{text}' is not HOST:PORT")
-    return host, int(port)
+    try:
+        return parse_address(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not HOST:PORT") from None
 
 
 def main(arguments: "list[str] | None" = None) -> int:
@@ -142,6 +142,9 @@ def main(arguments: "list[str] | None" = None) -> int:
             "the tracker is on another machine, but this server would listen on 127.0.0.1 only: "
             "add --host 0.0.0.0 in a network that you trust, or tunnel with ssh as README.txt shows"
         )
+    if options.tracker and is_loopback(options.host):
+        # A tracker on ::1 would give out that address, and the server listens on 127.0.0.1.
+        options.address = options.address or options.host
     return supervise(options)
 
 
