@@ -8,38 +8,19 @@ as `Annotated[float, msgspec.Meta(gt=0)]`.
 import errno
 import math
 import os
-import re
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
 import msgspec
 
 from mnv2_tvm.errors import UserError
+from mnv2_tvm.errors import printable as printable
 
 T = TypeVar("T")
 
 MAX_BYTES = 16 * 2**20  # of a text that we read whole; the largest of ours has some 100 kB
 _MAX_JSON = 4 * 2**20  # as Python values it takes up to 24 times as much memory: `[[],[],...`
 _DEEPEST = 64  # levels of nesting: printing or comparing what has fewer never recurses too deep
-_SHOWN = 200  # characters of a foreign text in a message
-
-# C0 and C1 controls, which steer a terminal, line ends of Unicode, marks that turn the direction
-# of writing or cannot be seen, and halves of surrogate pairs, which no stream takes.
-_UNPRINTABLE = re.compile(
-    "[\x00-\x1f\x7f-\x9f\u2028\u2029"
-    "\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ufeff\ud800-\udfff]"
-)
-
-
-def printable(value: object, limit: int = _SHOWN) -> str:
-    """Foreign text on one line, without anything that a terminal obeys, cut at `limit`."""
-    try:
-        cut = str(value)[: limit + 1]
-    except (ValueError, RecursionError):  # an integer of 5000 digits, a list in a list in a list...
-        cut = f"a {type(value).__name__} too large to print"
-    if len(cut) > limit:
-        cut = cut[:limit] + "..."
-    return _UNPRINTABLE.sub(" ", cut)
 
 
 def decode_json(data: str | bytes, kind: type[T], source: str) -> T:
