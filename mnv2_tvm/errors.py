@@ -10,6 +10,7 @@ _UNPRINTABLE = re.compile(
     "[\x00-\x1f\x7f-\x9f\u2028\u2029"
     "\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ufeff\ud800-\udfff]"
 )
+_HARMFUL = re.compile(f"(?![\n\t]){_UNPRINTABLE.pattern}")  # line ends and tabs are not
 
 
 def printable(value: object, limit: int = 200) -> str:
@@ -27,9 +28,9 @@ class UserError(Exception):
     """Something the user gave or lacks; the text names the thing, the place and the remedy.
 
     Every verb prints the text without a traceback and exits with 1. It may quote a file or a board:
-    whatever these hold, the text is of bounded length and its lines are harmless to a terminal.
+    whatever these hold, the text is of bounded length and no terminal obeys any of it.
     """
 
     def __init__(self, text: str) -> None:
         cut = text if len(text) <= _LONGEST else text[:_LONGEST] + "..."
-        super().__init__("\n".join(printable(line, _LONGEST) for line in cut.split("\n")))
+        super().__init__(_HARMFUL.sub(" ", cut))

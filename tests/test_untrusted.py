@@ -1,6 +1,7 @@
 """Hostile text becomes one short, harmless sentence; memory and time stay small."""
 
 import os
+import pickle
 import tracemalloc
 from dataclasses import dataclass
 from datetime import date
@@ -170,6 +171,16 @@ def test_printable_cuts_what_is_long_and_takes_any_value() -> None:
         nested = [nested]
     for value in (10**5000, [10**5000], nested):
         assert len(printable(value)) < 100
+
+
+def test_the_text_of_an_error_is_bounded_and_harmless() -> None:
+    error = UserError(
+        "ld.lld failed:\n\tcannot open \x1b]52;c;AAAA\x07\x9b2J\u202e\udcff" + "x" * 10**6
+    )
+    words = str(error)
+    assert words.startswith("ld.lld failed:\n\tcannot open  ]52;c;AAAA  2J  xxx")
+    assert len(words) < 5000 and not (CONTROLS - {9, 10}) & set(map(ord, words))
+    assert str(pickle.loads(pickle.dumps(error))) == words
 
 
 def test_read_bytes_reads_ordinary_files_alone(tmp_path: Path) -> None:

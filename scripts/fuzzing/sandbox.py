@@ -8,6 +8,7 @@ import io
 import mmap
 import multiprocessing
 import os
+import re
 import resource
 import shutil
 import signal
@@ -148,20 +149,23 @@ def _follow(
         if shared.began and time.monotonic() - shared.began > HANG_S:
             return "hang", _stack(child.pid, folder)
     child.join()
-    said = (folder / "stderr").read_text(errors="replace")
-    return f"died with exit code {child.exitcode}: {printable(said[-200:])}", "the process"
+    return f"died with exit code {child.exitcode}", _said_place(folder)
 
 
 def _stack(pid: int, folder: Path) -> str:
-    """Where the child is, by the handler of SIGABRT that `_work` set."""
+    """Where the child is: its handler of SIGABRT says so."""
     with contextlib.suppress(OSError):
         os.kill(pid, signal.SIGABRT)
         time.sleep(0.3)
-        lines = (folder / "stderr").read_text(errors="replace").splitlines()
-        places = [line.strip() for line in lines if line.strip().startswith("File ")]
-        ours = [place for place in places if "mnv2_tvm" in place]
-        return printable((ours or places or ["unknown"])[0])
-    return "unknown"
+    return _said_place(folder)
+
+
+def _said_place(folder: Path) -> str:
+    """Of the stack in the child's last words the innermost line of ours, else of any."""
+    lines = (folder / "stderr").read_text(errors="replace").splitlines()
+    places = [line.strip() for line in lines if line.strip().startswith("File ")]
+    ours = [place for place in places if "mnv2_tvm" in place]
+    return printable((ours or places or lines[-1:] or ["it says nothing"])[0])
 
 
 def _work(
@@ -230,7 +234,7 @@ def _harmful(
     where = _place(error) if error else "the text"
     if len(text) > limit:
         return f"{what} is long: {len(text)} characters, {printable(text, 60)}", where
-    if any(printable(line, len(line)) != line for line in text.split("\n")):
+    if any(printable(part, len(part)) != part for part in re.split("[\n\t]", text)):
         return f"{what} has control characters: {printable(ascii(text))}", where
     return None
 
