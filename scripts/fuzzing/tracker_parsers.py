@@ -97,6 +97,7 @@ class _Tracker:
 
 def _open(folder: Path) -> Parse:
     tracker._ANSWER_S = _PATIENCE_S
+    (tracker.ask.__kwdefaults__ or {}).update(within_s=_PATIENCE_S)  # holds the 5 s as well
     there = _Tracker()
 
     def parse(script: Any) -> None:
