@@ -231,3 +231,18 @@ def test_a_damaged_library_is_refused(build_for: BuildFor, tmp_path: Path) -> No
     (tmp_path / STATIC_LIBRARY).write_bytes(b"!<arch>\n")
     with pytest.raises(UserError, match="damaged"):
         run_emulated(M7, tmp_path, built.network)
+
+
+def test_words_of_qemu_among_those_of_the_program() -> None:
+    whole = "calibration 3e8\nticks_high 0\nticks 1f4\nstack 400\noutput 3f800000\noutput 0\n"
+    told = emulate_bare_metal._told(f"qemu-system-arm: warning: no shm\n{whole}\nx y\nticks\n")
+    assert told == emulate_bare_metal._told(whole)
+    emulate_bare_metal._check_told(told, 2)
+    for old, new, name in [
+        ("output 0\n", "", "output"),
+        ("ticks 1f4", "ticks 1g4", "ticks"),
+        ("3e8", "0", "calibration"),
+        ("3e8", "123456789", "calibration"),
+    ]:
+        with pytest.raises(UserError, match=name):
+            emulate_bare_metal._check_told(emulate_bare_metal._told(whole.replace(old, new)), 2)

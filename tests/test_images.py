@@ -1,6 +1,7 @@
 """Preprocessing against numpy alone, and every file that is no image to the network."""
 
 import os
+import zlib
 from pathlib import Path
 from typing import Any
 

@@ -5,9 +5,11 @@ and the same on every host. It knows no pipeline, no cache and no wait states of
 is no time.
 """
 
+import re
 import shutil
 import subprocess
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 
 import numpy as np
@@ -73,6 +75,7 @@ def run_emulated(target: Target, folder: Path, network: SourceNetwork) -> Run:
     with scratch_folder() as scratch:
         program = _link(target, library, images, Path(scratch))
         told = _told(_run(memory, program))
+    _check_told(told, prod(manifest.output_shape))
     logits = np.array(told.pop("output"), np.uint32).view(np.float32)
     high, low = told["ticks_high"][0], told["ticks"][0]
     reference = network.reference(images)
@@ -131,10 +134,21 @@ def _run(memory: Microcontroller, program: Path) -> str:
 def _told(text: str) -> dict[str, list[int]]:
     """The values that the program told, by name."""
     told: dict[str, list[int]] = {}
-    for line in text.splitlines():
-        name, value = line.split()
-        told.setdefault(name, []).append(int(value, 16))
+    for name, value in re.findall(r"^(\w+) ([0-9a-f]{1,8})$", text, re.MULTILINE | re.ASCII):
+        told.setdefault(name, []).append(int(value, 16))  # other lines are warnings of QEMU's
     return told
+
+
+def _check_told(told: dict[str, list[int]], outputs: int) -> None:
+    """Raises UserError unless all that `bare_metal.c` tells at its end is there."""
+    lacking = [name for name in ("ticks_high", "ticks", "stack", "calibration") if name not in told]
+    if len(told.get("output", [])) != outputs:
+        lacking.append("output")
+    if lacking or not told["calibration"][0]:
+        raise UserError(
+            f"the emulated run ended without telling {' and '.join(lacking or ['calibration'])}; "
+            "see whether another version of qemu-system-arm does"
+        )
 
 
 def run_table(run: Run) -> Table:

@@ -102,7 +102,12 @@ def _results(text: str) -> None:
 def _report() -> Callable[[str], None]:
     rows = [{"name": row["name"]} for row in _REPORT["layers"]]  # type: ignore[index]
     manifest: Manifest = SimpleNamespace(layers=rows)  # type: ignore[assignment]
-    return lambda text: _check_numbers(vars(Report.read(text, manifest, "ssh:pi")))
+
+    def parse(text: str) -> None:
+        report = Report.read(text, manifest, "ssh:pi")
+        _check_numbers(vars(report) | {"memory": None})  # which may become less
+
+    return parse
 
 
 def _check_numbers(value: Any) -> None:

@@ -71,12 +71,15 @@ class _Tracker:
             connection, _ = self._listener.accept()
             with contextlib.suppress(OSError), connection:
                 connection.settimeout(10)
+                # The client's second small packet waits for this side to confirm the first.
+                connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
                 self._answer(connection)
 
     def _answer(self, connection: socket.socket) -> None:
         manner, magic, *answers = self.script
         base.recvall(connection, 4)
         connection.sendall(magic)
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
         size = struct.unpack("<i", base.recvall(connection, 4))[0]
         code = json.loads(base.recvall(connection, size))[0]
         answer = answers[code == base.TrackerCode.REQUEST]
