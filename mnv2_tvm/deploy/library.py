@@ -35,10 +35,9 @@ class Interface:
         """Of a compiled network. Raises UserError for a thread count that no library takes."""
         if not 1 <= threads <= MAX_THREADS:
             raise UserError(f"{threads} threads: give 1 to {MAX_THREADS}")
-        first, last = network.steps[0].layer, network.steps[-1].layer
         return cls(
-            input_shape=first.input_shape,
-            output_shape=(last.batch, last.out_channels),
+            input_shape=network.steps[0].layer.input_shape,
+            output_shape=network.output_shape,
             workspace_bytes=network.plan.workspace_bytes,
             layer_count=len(network.steps),
             threads=threads,
