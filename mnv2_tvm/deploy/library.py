@@ -39,11 +39,7 @@ class Interface:
         """Of a compiled network. Raises UserError for a thread count that no library takes."""
         if not 1 <= threads <= MAX_THREADS:
             raise UserError(f"{threads} threads: give 1 to {MAX_THREADS}")
-        first, last = network.steps[0].layer, network.steps[-1].layer
-        batch, height, width, channels = last.output_shape
-        pooled = height == width == 1
-        inputs = first.input_shape
-        outputs = (batch, channels) if pooled else (batch, height, width, channels)
+        inputs, outputs = network.steps[0].layer.input_shape, network.output_shape
         workspace_bytes, layer_count = network.plan.workspace_bytes, len(network.steps)
         # All that a program may rely on, and the weights: equal names are equal networks.
         facts = (network.target.name, inputs, outputs, workspace_bytes, layer_count)

@@ -228,7 +228,7 @@ class Block:
                         weight, n * hidden + (self._c + k) * w + j, lanes
                     ),
                 )
-                acc.store(o.y, at, relu6=False)
+                self._finish(acc, at)
 
     def _fill(self, acc: RegisterTile, start: Any, more: Any) -> None:
         if self._chunk == self._layer.hidden_channels:
@@ -241,6 +241,20 @@ class Block:
                     acc.fill(start)
                 with T.Else():
                     acc.fill(more)
+
+    def _finish(self, acc: RegisterTile, at: Any) -> None:
+        """Store a tile of the output; ReLU6 is for the sum that the last chunk completes."""
+        hidden = self._layer.hidden_channels
+        if self._last.epilogue != "relu6":
+            acc.store(self._o.y, at, relu6=False)
+        elif self._chunk == hidden or isinstance(self._c, int):
+            acc.store(self._o.y, at, relu6=self._c + self._chunk == hidden)
+        else:
+            with T.If(self._c + self._chunk == hidden):
+                with T.Then():
+                    acc.store(self._o.y, at, relu6=True)
+                with T.Else():
+                    acc.store(self._o.y, at, relu6=False)
 
     def _slot(self, row: Index) -> Index:
         """Where a row of the image stands in the ring; row -1 is the first."""
