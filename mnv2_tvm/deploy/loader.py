@@ -10,7 +10,7 @@ import numpy as np
 
 from mnv2_tvm.deploy.manifest import MANIFEST, Manifest, file_sha256
 from mnv2_tvm.errors import UserError
-from mnv2_tvm.files import scratch_folder
+from mnv2_tvm.files import check_loadable, scratch_folder
 from mnv2_tvm.host import this_host
 from mnv2_tvm.replace import reading
 
@@ -151,6 +151,7 @@ def whole_library(folder: Path, manifest: Manifest) -> Path:
 
 def _open(folder: Path, manifest: Manifest) -> ctypes.CDLL:
     path = whole_library(folder, manifest)
+    check_loadable(path)
     # Under a name of its own: the dynamic linker would take a library that was loaded from the
     # same path before for this one, even if it was built anew since.
     with scratch_folder() as scratch:

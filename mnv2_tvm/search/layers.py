@@ -7,7 +7,7 @@ from pathlib import Path
 from mnv2_tvm.device.session import Address
 from mnv2_tvm.device.workers import WorkerPool
 from mnv2_tvm.errors import UserError
-from mnv2_tvm.files import scratch_folder
+from mnv2_tvm.files import check_loadable, scratch_folder
 from mnv2_tvm.kernels import Schedule, schedule_class
 from mnv2_tvm.layer import Layer
 from mnv2_tvm.search.candidate_bench import BUILDERS, Board, CandidateBench, Tally
@@ -111,6 +111,8 @@ def search_layers(
         WorkerPool(BUILDERS) as builders,
         WorkerPool(address.boards() if address else 1) as runners,
     ):
+        if address is None and board is None:
+            check_loadable(scratch / "library")
         board = Farm(address, runners, progress) if address else board
         bench = CandidateBench(target, log, Path(scratch), builders, runners, tally, board)
         while active := [s for s in searches if not s.done(trials)]:
