@@ -190,7 +190,7 @@ def summary(manifest: Manifest, output: Path) -> Table:
         for name in ("workspace", "weight", "code")
     }
     share = ", ".join(f"{value:.0%} {name}" for name, value in manifest.flops_share.items())
-    table.add_row("library", str(library_path(output)))
+    table.add_row("library", printable(library_path(output), limit=4000))
     table.add_row("target", f"{manifest.target}, {manifest.threads} thread(s)")
     table.add_row("input", f"{manifest.input_shape} float32, NHWC")
     table.add_row("output", f"{manifest.output_shape} float32")

@@ -143,6 +143,16 @@ def is_full(folder: Path) -> bool:
     return False
 
 
+def check_loadable(library: Path) -> None:
+    """Raises UserError where the system loads no code from the library's folder."""
+    folder = library.resolve().parent
+    if os.statvfs(folder).f_flag & os.ST_NOEXEC:
+        remedy = f"copy {folder} elsewhere"
+        if _NAME.fullmatch(folder.name):
+            folder, remedy = folder.parent, "set TMPDIR to another folder"
+        raise UserError(f"{folder} is mounted noexec, so no library can be loaded there; {remedy}")
+
+
 def _home() -> Path:
     home = Path.home()
     if os.environ.get("HOME") == "" or not home.is_absolute():
@@ -164,7 +174,7 @@ def _make(where: Path, prefix: str, ours: bool) -> Path:
 
 def _locks(handle: int) -> bool:
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(handle, fcntl.LOCK_EX)  # another may be looking whether somebody has it
     except OSError:
         return False
     return True

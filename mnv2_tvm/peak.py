@@ -13,7 +13,7 @@ from tvm import runtime
 
 from mnv2_tvm.deploy.link import compile_c, ffi_includes, link_shared
 from mnv2_tvm.errors import UserError
-from mnv2_tvm.files import scratch_folder
+from mnv2_tvm.files import check_loadable, scratch_folder
 from mnv2_tvm.target import Target
 
 SOURCE = Path(__file__).resolve().parent / "deploy" / "peak.c"
@@ -75,6 +75,7 @@ def write_loop(target: Target, path: Path) -> list[Path]:
 
 
 def _load_here(path: Path) -> Any:
+    check_loadable(path)
     return runtime.load_module(str(path))
 
 

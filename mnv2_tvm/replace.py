@@ -142,7 +142,8 @@ def _replace(folder: Path, output: Path, old: Mapping[str, str], scratch: Path) 
             with suppress(OSError, UserError):  # the next one tries it again
                 _roll_back(folder, scratch)
         raise
-    _flush(folder)
+    with suppress(OSError):  # it is done
+        _flush(folder)
 
 
 def _swap(folder: Path, source: Path, path: str, plan: _Plan) -> None:

@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import re
 import selectors
 import shutil
 import signal
@@ -16,11 +17,19 @@ from tvm_ffi import libinfo
 
 from mnv2_tvm.deploy.elf import PAGE_BYTES
 from mnv2_tvm.errors import UserError
-from mnv2_tvm.files import cache_folder, is_full, no_space, private_folder, scratch_folder, usable
+from mnv2_tvm.files import (
+    cache_folder,
+    no_space,
+    private_folder,
+    scratch_folder,
+    temporary_folder,
+    usable,
+)
 from mnv2_tvm.target import Target
 
 _DEADLINE_S = 900  # zig's libc takes half a minute on a fast machine
 _SHOWN_BYTES = 16_000  # of a tool's words
+_SHORT_BYTES = 64 * 2**20  # on a disk; a tool that was killed by a signal may have needed more
 
 
 def write_object(mod: tvm.IRModule, target: Target, path: Path) -> None:
@@ -131,10 +140,13 @@ def run_tool(arguments: list[str], path: Path, output: str = "-o") -> None:
         code, said = _run(command, path.parent, caches)
         if not code:
             return
-        full = [folder for folder in (path.parent, *caches.values()) if is_full(folder)]
-    if full:
-        said = no_space(full[0])
-    elif code < 0 and not said:
+        least = min((path.parent, *caches.values()), key=lambda at: shutil.disk_usage(at).free)
+        # lld writes by mapping the file: a full disk is a signal and no word.
+        short = code < 0 and shutil.disk_usage(least).free < _SHORT_BYTES
+        if short or re.search("no space ?left", said, re.IGNORECASE):
+            where = temporary_folder() if least == local else least
+            raise UserError(f"{arguments[0]} failed: {no_space(where)}")
+    if code < 0 and not said:
         said = f"ended by {signal.strsignal(-code) or f'signal {-code}'}"
     raise UserError(f"{arguments[0]} failed:\n{said}")
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from mnv2_tvm.deploy.manifest import MANIFEST, Manifest, file_sha256
 from mnv2_tvm.errors import UserError
+from mnv2_tvm.files import check_loadable
 from mnv2_tvm.host import this_host
 from mnv2_tvm.replace import reading
 
@@ -236,6 +237,7 @@ def whole_library(folder: Path, manifest: Manifest) -> Path:
 
 def _open(folder: Path, manifest: Manifest) -> ctypes.CDLL:
     path = whole_library(folder, manifest).resolve()
+    check_loadable(path)
     library = _load_file(path)
     pointer, integer = ctypes.c_void_p, ctypes.c_int
     signatures: dict[str, tuple[Any, list[Any]]] = {

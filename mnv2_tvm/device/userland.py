@@ -16,6 +16,7 @@ from pathlib import Path
 
 from filelock import FileLock
 
+from mnv2_tvm import files
 from mnv2_tvm.device.board.serve import QUICK_IMPORT
 from mnv2_tvm.device.debian import run, unpack_packages
 from mnv2_tvm.errors import UserError
@@ -74,8 +75,7 @@ class Userland:
 
 def cache_folder() -> Path:
     """This package's folder in the user's cache."""
-    root = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    return Path(root) / "mnv2-tvm"
+    return files.cache_folder("mnv2-tvm")
 
 
 def find_qemu() -> str:
