@@ -2,6 +2,8 @@
 
 import functools
 import json
+import math
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -19,8 +21,7 @@ from mnv2_tvm.deploy.link import archive, compile_c, link_object
 from mnv2_tvm.deploy.loader import STATIC_LIBRARY
 from mnv2_tvm.deploy.manifest import MANIFEST
 from mnv2_tvm.device import __main__ as device
-from mnv2_tvm.device import emulate_bare_metal
-from mnv2_tvm.device.emulate_bare_metal import run_emulated
+from mnv2_tvm.device.emulate_bare_metal import _link, _run, read_told, run_emulated
 from mnv2_tvm.model import Architecture
 from mnv2_tvm.network import SourceNetwork
 from mnv2_tvm.pipeline import network_blocks
@@ -82,8 +83,8 @@ def test_nan_stays_nan(
     images = built.network.images(seed=1)
     images[0, 30, 20, 1] = special
     assert target.microcontroller
-    program = emulate_bare_metal._link(target, built.folder / STATIC_LIBRARY, images, tmp_path)
-    told = emulate_bare_metal._told(emulate_bare_metal._run(target.microcontroller, program))
+    program = _link(target, built.folder / STATIC_LIBRARY, images, tmp_path)
+    told = read_told(_run(target.microcontroller, program), math.prod(built.manifest.output_shape))
     logits = np.array(told["output"], np.uint32).view(np.float32)
     wanted = built.network.reference(images)
     assert np.isnan(wanted).all() == np.isnan(special)
@@ -178,6 +179,40 @@ def test_a_fault_of_the_program_is_told(build_for: BuildFor) -> None:
         run_emulated(replace(M7, microcontroller=nowhere), built.folder, built.network)
 
 
+def test_warnings_of_qemu_are_no_values(
+    build_for: BuildFor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On both streams, before and after what the program tells."""
+    built, real = build_for(M7, TINY), shutil.which("qemu-system-arm")
+    warning = "qemu-system-arm: warning: \\377 nic stellaris_enet.0 has no peer"
+    lines = f"printf '{warning}\\n'; printf '{warning}\\n' >&2"
+    (tmp_path / "qemu-system-arm").write_text(f'#!/bin/sh\n{lines}\n{real} "$@" && {lines}\n')
+    (tmp_path / "qemu-system-arm").chmod(0o700)
+    plain = run_emulated(M7, built.folder, built.network)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    assert run_emulated(M7, built.folder, built.network) == plain
+
+
+@pytest.mark.parametrize(
+    ("damage", "match"),
+    [
+        (lambda text: "", "no output"),
+        (lambda text: text.replace("ticks 0", "ticks x"), "'ticks' 0 times"),
+        (lambda text: text + text, "2 times"),
+        (lambda text: text + "output 00000000\n", "'output' 3 times"),
+        (lambda text: text.replace("calibration 00000001", "calibration 00000000"), "icount"),
+        (lambda text: text.replace("stack ", "stack \x1b[2J"), "'stack' 0 times"),
+    ],
+)
+def test_values_that_are_missing(damage: Callable[[str], str], match: str) -> None:
+    names = ("error", "calibration", "ticks_high", "ticks", "stack", "output", "output")
+    text = "".join(f"{name} 0000000{int(name != 'error')}\n" for name in names)
+    assert read_told(text, 2)["stack"] == [1]
+    with pytest.raises(UserError, match=match) as caught:
+        read_told(damage(text), 2)
+    assert str(caught.value).isprintable()
+
+
 def test_a_library_of_another_target_is_refused(build_for: BuildFor) -> None:
     built = build_for(M7, TINY)
     with pytest.raises(UserError, match="was built for cortex-m7, not for cortex-m4"):
@@ -231,18 +266,3 @@ def test_a_damaged_library_is_refused(build_for: BuildFor, tmp_path: Path) -> No
     (tmp_path / STATIC_LIBRARY).write_bytes(b"!<arch>\n")
     with pytest.raises(UserError, match="damaged"):
         run_emulated(M7, tmp_path, built.network)
-
-
-def test_words_of_qemu_among_those_of_the_program() -> None:
-    whole = "calibration 3e8\nticks_high 0\nticks 1f4\nstack 400\noutput 3f800000\noutput 0\n"
-    told = emulate_bare_metal._told(f"qemu-system-arm: warning: no shm\n{whole}\nx y\nticks\n")
-    assert told == emulate_bare_metal._told(whole)
-    emulate_bare_metal._check_told(told, 2)
-    for old, new, name in [
-        ("output 0\n", "", "output"),
-        ("ticks 1f4", "ticks 1g4", "ticks"),
-        ("3e8", "0", "calibration"),
-        ("3e8", "123456789", "calibration"),
-    ]:
-        with pytest.raises(UserError, match=name):
-            emulate_bare_metal._check_told(emulate_bare_metal._told(whole.replace(old, new)), 2)

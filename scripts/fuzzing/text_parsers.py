@@ -16,7 +16,7 @@ from sandbox import Parse, Parser
 from mnv2_tvm.cli import cpu_list, plain_console
 from mnv2_tvm.deploy.manifest import Manifest
 from mnv2_tvm.deploy.memory_fit import byte_count
-from mnv2_tvm.device.emulate_bare_metal import _told
+from mnv2_tvm.device import emulate_bare_metal
 from mnv2_tvm.device.listing import Board, board_table
 from mnv2_tvm.device.plain_server import told_by
 from mnv2_tvm.device.session import Address, _accept
@@ -195,6 +195,9 @@ PARSERS = [
     _answer("board info", json_like(_INFO), _board_info, _TABLES[1]),
     _answer("adb devices", from_bytes(*_DEVICES), _adb, _DEVICES[0]),
     _answer(
-        "qemu, told", from_bytes(_QEMU, b"qemu-system-arm: warning: x\n" + _QEMU), _told, _QEMU
+        "qemu, told",
+        from_bytes(_QEMU, b"qemu-system-arm: warning: x\n" + _QEMU),
+        lambda text: emulate_bare_metal.read_told(text, 2),
+        _QEMU,
     ),
 ]
