@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Annotated
 
 import file_parsers
+import rpc_parsers
 import text_parsers
-import tracker_parsers
 import typer
 from rich import box
 from rich.table import Table
@@ -35,7 +35,7 @@ _MANIFEST = "manifest.json"
 
 def _chosen(only: list[str] | None, built: Path | None, scratch: Path) -> list[Parser]:
     """The parsers with a name that contains one of `only`, by default all."""
-    parsers = [*file_parsers.PARSERS, *text_parsers.PARSERS, *tracker_parsers.PARSERS]
+    parsers = [*file_parsers.PARSERS, *text_parsers.PARSERS, *rpc_parsers.PARSERS]
     wanted = only or [""]
     chosen = [p for p in parsers if any(word in p.name for word in wanted)]
     if any(word in _MANIFEST for word in wanted):

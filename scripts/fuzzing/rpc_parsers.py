@@ -1,4 +1,7 @@
-"""A tracker on loopback that answers with the input, at once, byte by byte, or without end."""
+"""What comes over TVM's RPC: the answers of a tracker and of a board.
+
+The tracker is on loopback and answers with the input, at once, byte by byte, or without end.
+"""
 
 import contextlib
 import json
@@ -16,7 +19,9 @@ from tvm.rpc import base
 
 from mnv2_tvm.device import session, tracker
 from mnv2_tvm.device.listing import summary
+from mnv2_tvm.device.relay import _CALL, _RETURN, RefusedError, check_answer
 from mnv2_tvm.device.session import Address
+from mnv2_tvm.errors import UserError
 
 _PATIENCE_S = 0.3  # for an answer, in place of 5 s
 _MAGIC = struct.pack("<i", base.RPC_TRACKER_MAGIC)
@@ -119,4 +124,25 @@ _SOUND: Script = (
     ),
 )  # type: ignore[assignment]
 
-PARSERS = [Parser("tracker", _make, _open, (_SOUND,))]
+# What a call answers: the type of the result and the result, here a number, a text, nothing.
+_ANSWERS = (
+    struct.pack("<iiqiq", 2, 1, 1, 1, 7),
+    struct.pack("<iiqiQ", 2, 1, 8, 8, 5) + b"hello",
+    struct.pack("<iiqi", 2, 1, 0, 0),
+)
+
+
+def _open_answer(_: Path) -> Parse:
+    def parse(body: Any) -> None:
+        try:
+            check_answer(_RETURN, body, _CALL)
+        except RefusedError as error:
+            raise UserError(str(error)) from error
+
+    return parse
+
+
+PARSERS = [
+    Parser("tracker", _make, _open, (_SOUND,)),
+    Parser("board, answer", from_bytes(*_ANSWERS), _open_answer, _ANSWERS),
+]
