@@ -16,7 +16,7 @@ from sandbox import Parse, Parser
 from mnv2_tvm.cli import cpu_list, plain_console
 from mnv2_tvm.deploy.manifest import Manifest
 from mnv2_tvm.deploy.memory_fit import byte_count
-from mnv2_tvm.device import emulate_bare_metal
+from mnv2_tvm.device.emulate_bare_metal import _VALUES
 from mnv2_tvm.device.listing import Board, board_table
 from mnv2_tvm.device.plain_server import told_by
 from mnv2_tvm.device.session import Address, _accept
@@ -73,7 +73,10 @@ _DEVICES = [
     b"List of devices attached\n192.168.1.7:5555\toffline\nPHONE1\tunauthorized\n"
     b"0123\tno permissions (user in plugdev group; are your udev rules wrong?)\n",
 ]
-_QEMU = b"error 33d6bf95\nhigh 0\nlow 1f4\ncalibration 3e8\nstack 400\n"
+_QEMU = b"".join(
+    b"%s %08x\n" % (name.encode(), 1000 + place)
+    for place, name in enumerate(_VALUES if "output" in _VALUES else (*_VALUES, "output"))
+)
 
 
 def _words(name: str, parse: Callable[[str], object], *wholes: bytes) -> Parser:
@@ -197,7 +200,7 @@ PARSERS = [
     _answer(
         "qemu, told",
         from_bytes(_QEMU, b"qemu-system-arm: warning: x\n" + _QEMU),
-        lambda text: emulate_bare_metal.read_told(text, 2),
+        lambda text: read_emulated(text, 1),
         _QEMU,
     ),
 ]
