@@ -1,15 +1,18 @@
 """Boards and trackers that mean harm, or are broken: they get no further than a sentence."""
 
 import json
+import math
 import struct
 import subprocess
 import sys
 import time
 from contextlib import ExitStack, closing
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from conftest import Built
 from device_boards import SHORT_S, registered, wait_for_boards
 from hostile_board import (
     FUNCTION,
@@ -35,6 +38,7 @@ from mnv2_tvm.device.failure import DeviceError, Kind
 from mnv2_tvm.device.listing import list_boards, request, summary
 from mnv2_tvm.device.plain_server import checked
 from mnv2_tvm.device.relay import RefusedError, check_answer
+from mnv2_tvm.device.remote_network import RemoteNetwork, open_networks
 from mnv2_tvm.device.session import Address, Session
 from mnv2_tvm.device.tracker import Tracker, ask, connect
 from mnv2_tvm.errors import UserError
@@ -214,3 +218,27 @@ def test_what_a_board_tells_has_types(change: dict[str, Any]) -> None:
 def test_what_a_board_tells_steers_no_terminal() -> None:
     told = checked(json.dumps(board_info(False) | {"name": ESCAPES, "cpu": ESCAPES}))
     assert told["name"].isprintable() and told["cpu"].isprintable()
+
+
+@pytest.mark.parametrize(
+    "times", [[1e-3], [1e-3, 0.0], [1e-3, -1.0], [1e-3, math.nan], [1e-3, 1e400]]
+)
+def test_times_that_no_clock_measures(times: list[float]) -> None:
+    """Whatever TVM makes of a board's bytes."""
+    network = RemoteNetwork.__new__(RemoteNetwork)
+    network.session = SimpleNamespace(board="10.0.0.7:9091")  # type: ignore[assignment]
+    with pytest.raises(DeviceError, match=r"the board at 10\.0\.0\.7:9091 says that it took \["):
+        network._possible(times, 2, 1e-9)
+
+
+def test_the_networks_of_a_job_give_their_board_back(
+    tracker: Tracker, here: Target, tiny: Built
+) -> None:
+    """Also where somebody keeps them: the session ends with the block, and with it the relay."""
+    address = Address((tracker.host, tracker.port), here.name)
+    with LocalBoards(here, address.tracker):
+        wait_for_boards(address.tracker, address.key)
+        with open_networks([tiny.folder], address) as kept:
+            assert len(kept[0].times_s(2)) == 2
+        wait_for_boards(address.tracker, address.key)
+        assert kept[0].session.board

@@ -117,6 +117,14 @@ def test_an_address_is_host_and_port() -> None:
         assert len(str(error.value)) < 200 and "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("host", "port"), [("127.0.0.1", 70000), ("127.0.0.1", -1), ("a" * 70, 0), ("10.0.0.300", 0)]
+)
+def test_what_nobody_can_listen_on(host: str, port: int) -> None:
+    with pytest.raises(UserError, match=f"cannot listen on {host}:{port}: "):
+        start_tracker(host, port)
+
+
 @pytest.mark.parametrize("host", ["a" * 70, "..", "no_such_host.invalid"])
 def test_a_name_that_no_host_has(host: str) -> None:
     with pytest.raises(DeviceError, match=f"link: no tracker at {host}:1 "):

@@ -3,9 +3,11 @@
 import threading
 import time
 from collections import Counter
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
+from itertools import chain, islice
 from typing import Annotated, Any
 
 from msgspec import Meta, Struct
@@ -25,6 +27,7 @@ from mnv2_tvm.untrusted import convert, printable
 _INFO_S = 5.0
 _ALL_S = 20.0  # for the questions to all boards
 _AT_ONCE = 8
+_MOST = 10_000  # boards of a tracker
 _SESSION_S = 10  # the board ends the session itself, should we not
 _claim = threading.Lock()
 
@@ -77,12 +80,12 @@ def summary(tracker: tuple[str, int]) -> tuple[list[Board], dict[str, int]]:
             where = f"the tracker at {address_text(*tracker)}"
             raise DeviceError(Kind.LINK, f"{where}: {error}") from error
     _, told = answer
-    boards = [board for server in told.server_info for board in _boards(server)]
+    boards = list(islice(chain.from_iterable(map(_boards, told.server_info)), _MOST))
     free = {key: queue.free for key, queue in told.queue_info.items()}
     return sorted(boards, key=lambda b: (b.key, b.host, b.port)), free
 
 
-def _boards(said: Any) -> list[Board]:
+def _boards(said: Any) -> Iterator[Board]:
     """The boards of one registered server: itself, or those behind our proxy; none of a wrong."""
     with suppress(UserError):
         server = convert(said, _Server, "a server")
@@ -90,8 +93,8 @@ def _boards(said: Any) -> list[Board]:
         counts = server.boards
         if counts is None:
             counts = {server.key.removeprefix("server:"): 1}
-        return [Board(key, host, int(port)) for key, count in counts.items() for _ in range(count)]
-    return []
+        for key, count in counts.items():
+            yield from (Board(key, host, int(port)) for _ in range(count))
 
 
 def list_boards(tracker: tuple[str, int]) -> list[Board]:

@@ -275,7 +275,7 @@ def _accept(address: Address, board: str, info: dict[str, Any]) -> None:
 
 
 def _no_board(address: Address, keys: list[str]) -> DeviceError:
-    there = f"it has {', '.join(keys)}" if keys else "it has none at all"
+    there = f"it has {printable(', '.join(keys), 400)}" if keys else "it has none at all"
     return DeviceError(
         Kind.LINK,
         f"no board '{address.key}' at the tracker {_text(address)}; {there}. Start one with "

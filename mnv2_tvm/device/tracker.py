@@ -163,9 +163,11 @@ def _absent(address: tuple[str, int], why: str) -> DeviceError:
 def open_listener(what: str, host: str, port: int) -> socket.socket:
     """A listening socket; port 0 is any free one. Raises UserError where `what` cannot have it."""
     try:
+        if not 0 <= port < 65536:
+            raise OSError("a port is a number from 0 to 65535")
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         return socket.create_server((host, port), family=family, backlog=64)
-    except (OSError, UnicodeError, OverflowError) as error:  # no name of a host; no port
+    except (OSError, UnicodeError) as error:  # UnicodeError: no name of a host
         raise UserError(
             f"the {what} cannot listen on {printable(address_text(host, port))}: {error}; give "
             "another --host or --port"

@@ -122,6 +122,12 @@ def _address(text: str) -> "tuple[str, int]":
         raise argparse.ArgumentTypeError(f"{text!r} is not HOST:PORT") from None
 
 
+def _port(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or len(text) > 5 or int(text) > 65535:
+        raise argparse.ArgumentTypeError(f"{text!r} is no port, 0 to 65535")
+    return int(text)
+
+
 def main(arguments: "list[str] | None" = None) -> int:
     """Run the server; 0 after a signal to end."""
     parser = argparse.ArgumentParser(description="A supervised TVM RPC server for a board.")
@@ -130,7 +136,7 @@ def main(arguments: "list[str] | None" = None) -> int:
     where.add_argument("--proxy", type=_address, metavar="HOST:PORT", help="a TVM RPC proxy")
     parser.add_argument("--key", required=True, help="the name of the target")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on")
-    parser.add_argument("--port", type=int, default=0, help="port to listen on; 0: any free one")
+    parser.add_argument("--port", type=_port, default=0, help="port to listen on; 0: any free one")
     parser.add_argument("--address", help="address that the tracker gives to clients")
     parser.add_argument("--emulated", action="store_true", help="not real hardware: say so")
     parser.add_argument("--with-parent", type=int, default=0, metavar="PID", help="end with it")
