@@ -10,9 +10,11 @@ import os
 import re
 import signal
 import sys
+import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
@@ -77,6 +79,24 @@ def cpu_list(text: str) -> list[int]:
     if max(cpus) >= count:
         raise UserError(f"--cpus {max(cpus)}: this machine has CPUs 0 to {count - 1}")
     return cpus
+
+
+def check_writable(path: Path) -> None:
+    """Raises UserError, before the work, for a file that cannot be written."""
+    if path.is_dir():
+        raise UserError(f"cannot write {path}: it is a folder; give the file a name in it")
+    if not path.parent.is_dir():
+        raise UserError(f"cannot write {path}: {path.parent} is not a folder")
+    try:
+        if path.exists() and not path.is_file():  # /dev/stdout, a FIFO: not to be opened twice
+            writable = os.access(path, os.W_OK)
+        else:
+            with tempfile.TemporaryFile(dir=path.resolve().parent):
+                writable = True
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror or error}") from error
+    if not writable:
+        raise UserError(f"cannot write {path}: no permission; give another path")
 
 
 def run_verb(
