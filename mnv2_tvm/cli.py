@@ -145,7 +145,8 @@ def _run_to_the_last_byte(app: typer.Typer, arguments: list[str] | None) -> None
         app(arguments)
     finally:
         try:
-            sys.stdout.flush()
+            if sys.stdout:  # None where it was closed from the start
+                sys.stdout.flush()
         except OSError:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for Python's end
             raise
