@@ -10,9 +10,11 @@ import os
 import re
 import signal
 import sys
+import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
@@ -79,6 +81,24 @@ def cpu_list(text: str) -> list[int]:
     return cpus
 
 
+def check_writable(path: Path) -> None:
+    """Raises UserError, before the work, for a file that cannot be written."""
+    if path.is_dir():
+        raise UserError(f"cannot write {path}: it is a folder; give the file a name in it")
+    if not path.parent.is_dir():
+        raise UserError(f"cannot write {path}: {path.parent} is not a folder")
+    try:
+        if path.exists() and not path.is_file():  # /dev/stdout, a FIFO: not to be opened twice
+            writable = os.access(path, os.W_OK)
+        else:
+            with tempfile.TemporaryFile(dir=path.resolve().parent):
+                writable = True
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror or error}") from error
+    if not writable:
+        raise UserError(f"cannot write {path}: no permission; give another path")
+
+
 def run_verb(
     main: Callable[..., Any],
     arguments: list[str] | None = None,
@@ -125,7 +145,8 @@ def _run_to_the_last_byte(app: typer.Typer, arguments: list[str] | None) -> None
         app(arguments)
     finally:
         try:
-            sys.stdout.flush()
+            if sys.stdout:  # None where it was closed from the start
+                sys.stdout.flush()
         except OSError:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for Python's end
             raise

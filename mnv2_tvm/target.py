@@ -148,6 +148,14 @@ class Target:
         """What this host lacks to run a library of the target; empty if nothing."""
         return this_host().missing(self.host.machine, self.host.features)
 
+    def require_here(self) -> None:
+        """Raises UserError on a host that cannot run a library of the target."""
+        if lacking := self.missing_here():
+            raise UserError(
+                f"this host cannot run {self.name}: it needs {', '.join(lacking)}. Take a device "
+                "with --via or --tracker, or give another --target"
+            )
+
     def codegen(self) -> Any:
         """TVM's own Target object."""
         return tvm.target.Target(self.tvm.options())

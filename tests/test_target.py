@@ -15,7 +15,7 @@ from conftest import machines
 
 from mnv2_tvm.data import data_folder
 from mnv2_tvm.errors import UserError
-from mnv2_tvm.host import Host, as_process
+from mnv2_tvm.host import Host, as_process, this_host
 from mnv2_tvm.target import Target, target_names
 
 Edit = Callable[[str, str], None]
@@ -274,3 +274,21 @@ def test_a_32_bit_process_on_a_64_bit_kernel_is_an_armv7_host() -> None:
     assert as_process("aarch64", flags, 2**31 - 1) == ("armv7l", flags | {"neon", "vfpv4"})
     assert as_process("aarch64", flags, 2**63 - 1) == ("aarch64", flags)
     assert as_process("x86_64", {"avx2"}, 2**63 - 1) == ("x86_64", {"avx2"})
+
+
+@pytest.mark.parametrize(
+    ("data", "told"),
+    [
+        (b"model name\t: caf\xe9\xff\nflags\t: fma avx2\n", ({"fma", "avx2"}, "caf\ufffd\ufffd")),
+        (b"cpu family: 6\nmodel name: x\nflags:\n", (set(), "x (family 6 model ?)")),
+        (None, (set(), "")),
+    ],
+)
+def test_whatever_cpuinfo_holds(
+    data: bytes | None, told: tuple[set[str], str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if data is not None:
+        (tmp_path / "cpuinfo").write_bytes(data)
+    monkeypatch.setattr("mnv2_tvm.host.CPUINFO", tmp_path / "cpuinfo")
+    host = this_host.__wrapped__()
+    assert (set(host.features), host.cpu) == (told[0], told[1] or host.machine)
