@@ -14,6 +14,7 @@ import time
 import traceback
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from math import inf
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
@@ -35,32 +36,42 @@ class WorkerPool:
         self._running: Generator[Any, None, None] | None = None
 
     def run(
-        self, function: Callable[..., Any], jobs: Iterable[tuple[Any, ...]], timeout_s: float
+        self,
+        function: Callable[..., Any],
+        jobs: Iterable[tuple[Any, ...]],
+        timeout_s: float,
+        within_s: float = inf,
     ) -> Generator[tuple[int, Any | Failure], None, None]:
         """Yield (number of the job, result or Failure) in the order of completion.
 
-        `function` is a module's function and `jobs` are its arguments. Each job has `timeout_s`.
-        Whoever leaves early, or runs other jobs before these are done, gives up the rest of them.
+        `function` is a module's function and `jobs` are its arguments. Each job has `timeout_s`;
+        after `within_s` it ends without the results of the others. Whoever leaves early, or runs
+        other jobs before these are done, gives up the rest of them.
         """
         if self._running is not None:
             self._running.close()
-        self._running = self._run(function, jobs, timeout_s)
+        end = time.monotonic() + within_s
+        self._running = self._run(function, jobs, timeout_s, end)
         return self._running
 
     def _run(
-        self, function: Callable[..., Any], jobs: Iterable[tuple[Any, ...]], timeout_s: float
+        self,
+        function: Callable[..., Any],
+        jobs: Iterable[tuple[Any, ...]],
+        timeout_s: float,
+        end: float,
     ) -> Generator[tuple[int, Any | Failure], None, None]:
         waiting = list(enumerate(jobs))[::-1]
         idle = list(self._workers)
         busy: list[_Worker] = []
         try:
-            while waiting or busy:
+            while (waiting or busy) and time.monotonic() < end:
                 while waiting and idle:
                     number, arguments = waiting.pop()
                     worker = idle.pop()
                     worker.start(number, function, arguments, timeout_s)
                     busy.append(worker)
-                for worker in _finished(busy):
+                for worker in _finished(busy, end):
                     result = worker.result()
                     busy.remove(worker)
                     idle.append(worker)
@@ -166,10 +177,10 @@ class _Worker:
         theirs.close()
 
 
-def _finished(busy: list[_Worker]) -> list[_Worker]:
-    """Wait until a worker has answered, died, or is late; those that have."""
-    patience = max(0.0, min(worker.deadline for worker in busy) - time.monotonic())
-    ready = wait([worker.connection for worker in busy], patience)
+def _finished(busy: list[_Worker], end: float) -> list[_Worker]:
+    """Wait until a worker has answered, died, or is late, or to the end; those that have."""
+    first = min(end, *(worker.deadline for worker in busy))
+    ready = wait([worker.connection for worker in busy], max(0.0, first - time.monotonic()))
     now = time.monotonic()
     return [w for w in busy if w.connection in ready or w.deadline <= now]
 

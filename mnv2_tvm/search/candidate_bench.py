@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
+from math import inf
 from pathlib import Path
 from typing import Protocol
 
@@ -62,7 +63,7 @@ class CandidateBench:
     runners: WorkerPool
     tally: Tally
     board: Board | None = None  # None: this host
-    is_late: Callable[[], bool] = lambda: False  # whether the time for candidates is used up
+    left_s: Callable[[], float] = lambda: inf  # for candidates
     numbers: Iterator[int] = field(default_factory=itertools.count)
 
     def measure(self, layer: Layer, batch: list[Schedule]) -> Iterator[Measurement]:
@@ -78,26 +79,25 @@ class CandidateBench:
         ]
         built: list[Job] = []
         build = self.board.build if self.board else build_candidate
-        with closing(self.builders.run(build, jobs, _BUILD_TIMEOUT_S)) as results:
+        with closing(self.builders.run(build, jobs, _BUILD_TIMEOUT_S, self.left_s())) as results:
             for number, result in results:
                 if isinstance(result, Failure):
                     yield self._note(layer, batch[number], result)
                 else:
                     built.append((layer, batch[number], result))
-                if self.is_late():
-                    break
-        if not self.is_late():
+        if self.left_s() > 0:
             with closing(self._results(built)) as measured:
                 for (_, schedule, library), result in measured:
                     yield self._note(layer, schedule, result)
                     library.unlink()
-                    if self.is_late():
+                    if self.left_s() <= 0:
                         break
         self.tally.seconds += time.monotonic() - start
 
     def _results(self, jobs: list[Job]) -> Generator[tuple[Job, Result], None, None]:
         if self.board is None:
-            timed = self.runners.run(measure_candidate, jobs, _MEASURE_TIMEOUT_S)
+            left_s = self.left_s()
+            timed = self.runners.run(measure_candidate, jobs, _MEASURE_TIMEOUT_S, left_s)
             with closing(timed) as results:
                 for number, result in results:
                     yield jobs[number], result

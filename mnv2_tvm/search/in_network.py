@@ -182,8 +182,8 @@ class _Builds:
         """
         numbers, built, failure = list(order), dict[int, Path](), None
         jobs = [(wanted[number], self.network, folder / str(number)) for number in numbers]
-        timeout_s = min(_TIMEOUT_S, self.progress.left_s + _GRACE_S)
-        with closing(self.workers.run(self.job, jobs, timeout_s)) as results:
+        left_s = self.progress.left_s + _GRACE_S
+        with closing(self.workers.run(self.job, jobs, _TIMEOUT_S, left_s)) as results:
             for place, result in results:
                 self.progress.now(f"built variant {len(built) + 1} of {len(jobs)} of the network")
                 if isinstance(result, Failure):
@@ -201,7 +201,8 @@ class _Builds:
             )
         if not built or (until_s is None and len(built) < len(jobs)):
             raise UserError(
-                f"the network could not be built with what was found: {failure}. All measurements "
-                "are in the log; if it was the time, give a longer --time-budget and run it again"
+                f"the network could not be built with what was found: {failure or 'no time left'}. "
+                "All measurements are in the log: run the command again, with a longer "
+                "--time-budget if it was the time"
             )
         return dict(sorted(built.items()))

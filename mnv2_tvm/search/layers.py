@@ -129,8 +129,9 @@ def search_layers(
     """
     model, draw, tally = CostModel(target, seed), random.Random(seed), Tally()
 
-    def is_late() -> bool:
-        return progress.left_s <= reserve_s
+    def left_s() -> float:
+        """All of it until there is a measurement, without which the reserve is of no use."""
+        return max(0.0, progress.left_s - (reserve_s if tally.measured else 0))
 
     with (
         scratch_folder() as scratch,
@@ -142,12 +143,12 @@ def search_layers(
         elif board is None:
             check_loadable(scratch / "library")
         pools = (builders, runners)
-        bench = CandidateBench(target, log, machine, scratch, *pools, tally, board, is_late)
+        bench = CandidateBench(target, log, machine, scratch, *pools, tally, board, left_s)
         while active := [s for s in searches if not s.done(trials)]:
             known = [[*search.times.values(), *search.elsewhere] for search in searches]
             model.fit(itertools.chain(*known))
             for search in active:
-                if is_late():
+                if left_s() <= 0:
                     progress.line("the time budget is used up; the search ends here")
                     break
                 before = search.best_us

@@ -128,10 +128,15 @@ class Libraries:
         """Its result. Says which boards are lost or wrong, and tries others. Raises UserError."""
         address = self.address
         most_s = _BOARD_TIMEOUT_S if address else _TIMEOUT_S
+        late = Failure(
+            Kind.TIMEOUT,
+            "the time budget was used up. All measurements are in the log: run the command again, "
+            "with a longer --time-budget",
+        )
         for _ in range(_TRIES):
             job = (folders, self.seed, address, min(seconds, self.progress.left_s))
-            timeout_s = min(most_s, self.progress.left_s + _GRACE_S)
-            ((_, result),) = self.workers.run(function, [job], timeout_s)
+            left_s = self.progress.left_s + _GRACE_S
+            result = next((r for _, r in self.workers.run(function, [job], most_s, left_s)), late)
             if not isinstance(result, Failure):
                 return result
             if address is None:
