@@ -47,8 +47,10 @@ def build(
 
     `package` writes the folder of `mnv2_tvm.deploy.package` and `manifest.json` instead. For a
     microcontroller the library is `libmnv2.a`; UserError where it does not fit its memory.
-    `decisions` are by default those of the shipped tuning log. An earlier build in `output` is
-    replaced. Raises UserError where `output` cannot be written or holds something else.
+    `decisions` are by default those of the shipped tuning log. The files of an earlier build in
+    `output` are replaced as `mnv2_tvm.replace` tells, and nothing else there is touched. Raises
+    UserError where `output` cannot be written, holds other things only, or an earlier build that
+    was changed since.
     """
     decisions = decisions or Decisions.load(target, threads)
     names = file_names(target, package)

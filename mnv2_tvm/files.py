@@ -7,6 +7,7 @@ On a file system without locks (NFS) it has another mark and waits for its owner
 
 import errno
 import fcntl
+import hashlib
 import os
 import re
 import shutil
@@ -141,6 +142,12 @@ def is_full(folder: Path) -> bool:
     except OSError as error:
         return error.errno in _FULL
     return False
+
+
+def file_sha256(path: Path) -> str:
+    """Hex digest of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def check_loadable(library: Path) -> None:

@@ -18,7 +18,6 @@ the time of a few renames, and after a kill in step 2 until the folder is taken 
 
 import errno
 import fcntl
-import hashlib
 import os
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -29,7 +28,7 @@ from pathlib import Path
 import msgspec
 
 from mnv2_tvm.errors import UserError
-from mnv2_tvm.files import PREFIX, scratch_folder
+from mnv2_tvm.files import PREFIX, file_sha256, scratch_folder
 from mnv2_tvm.untrusted import decode_json, printable, read_bytes
 
 JOURNAL = f"{PREFIX}replacing"
@@ -95,7 +94,7 @@ def reading(output: Path) -> Iterator[None]:
 def tree_files(folder: Path) -> dict[str, str]:
     """SHA-256 of every file below a folder, by its path in it."""
     return {
-        str(path.relative_to(folder)): _sha256(path)
+        str(path.relative_to(folder)): file_sha256(path)
         for path in sorted(folder.rglob("*"))
         if path.is_file()
     }
@@ -231,7 +230,7 @@ def _state(path: Path) -> str | None:
     """SHA-256 of a file, None where nothing is, and a word where something else is."""
     if path.is_symlink() or (path.exists() and not path.is_file()):
         return "no file"
-    return _sha256(path) if path.exists() else None
+    return file_sha256(path) if path.exists() else None
 
 
 def _is_real(folder: Path, path: str) -> bool:
@@ -305,8 +304,3 @@ def _flush(path: Path) -> None:
             os.fsync(handle)
     finally:
         os.close(handle)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

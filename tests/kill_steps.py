@@ -161,9 +161,7 @@ def fail(place: Path) -> None:
 
 if __name__ == "__main__":
     place, mode = Path(sys.argv[1]), sys.argv[2]
-    if mode == "replace":
-        replace(place)
-    elif mode == "errors":
+    if mode == "errors":
         fail(place)
     else:
         kill(place, links=mode == "links")

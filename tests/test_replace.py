@@ -3,9 +3,7 @@
 import fcntl
 import json
 import os
-import shutil
 import stat
-import subprocess
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -14,7 +12,9 @@ from pathlib import Path
 import pytest
 from conftest import run_python
 from kill_steps import MINE, NEW, OLD, fill, found, replace, with_list, written
+from mounts import run_with_mount
 
+import mnv2_tvm
 from mnv2_tvm import UserError
 from mnv2_tvm.replace import JOURNAL, reading, replacing
 
@@ -127,23 +127,15 @@ def test_a_link_to_a_folder_that_is_missing(tmp_path: Path) -> None:
 
 
 def test_into_a_mount_point(tmp_path: Path) -> None:
-    """In a name space of its own; the folder cannot be renamed there."""
-    (tmp_path / "mounted").mkdir()
-    inside = "mount -t tmpfs tmpfs mounted && python kill_steps.py mounted replace && ls -A mounted"
-    inside = inside.replace("python kill_steps.py", f"$PYTHON {SCRIPT}")
-    command = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", inside]
-    if (
-        not shutil.which("unshare")
-        or subprocess.run([*command[:4], "true"], check=False).returncode
-    ):
-        pytest.skip("no user name spaces here, which a mount of one's own needs")
-    done = run_python(
-        "-c",
-        f"import os, sys; os.environ['PYTHON'] = sys.executable; "
-        f"os.chdir({str(tmp_path)!r}); os.execvp('unshare', {command})",
-    )
+    """The folder cannot be renamed there."""
+    script = "import kill_steps, pathlib, sys; place = pathlib.Path(sys.argv[1])\n"
+    script += "kill_steps.replace(place); kill_steps.replace(place); print(*place.iterdir())"
+    path = os.pathsep.join([str(SCRIPT.parent), str(Path(mnv2_tvm.__file__).parents[1])])
+    done = run_with_mount(tmp_path, "size=1m", "-c", script, tmp_path, PYTHONPATH=path)
     assert done.returncode == 0, done.stderr
-    assert set(done.stdout.split()) == {"a", "lib", "fresh", "same", "list"}
+    assert set(done.stdout.split()) == {
+        str(tmp_path / name) for name in ("a", "lib", "fresh", "same", "list")
+    }
 
 
 def test_two_at_once(folder: Path) -> None:

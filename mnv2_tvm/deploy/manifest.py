@@ -34,6 +34,7 @@ from typing import Annotated, Any
 from msgspec import Meta
 
 from mnv2_tvm.errors import UserError
+from mnv2_tvm.files import file_sha256 as file_sha256
 from mnv2_tvm.replace import is_inside, reading
 from mnv2_tvm.untrusted import convert, parse_json, printable, read_bytes
 
@@ -141,12 +142,6 @@ def is_unchanged(data: bytes) -> bool:
         return False
     rest = data[: seal.start()] + data[seal.end() :]
     return hashlib.sha256(rest).hexdigest().encode() == seal[1]
-
-
-def file_sha256(path: Path) -> str:
-    """Hex digest of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _text(table: dict[str, Any]) -> bytes:
