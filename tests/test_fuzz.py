@@ -118,7 +118,7 @@ def test_the_same_seed_makes_the_same_inputs() -> None:
         lambda random: to_json(bend(tree, random)),
         lambda random: to_toml(bend(tree, random)),
     ):
-        one, two, other = ([make(Random(f"{s} {n}")) for n in range(300)] for s in (1, 1, 2))
+        one, two, other = ([make(Random(f"{s} {n}")) for n in range(60)] for s in (1, 1, 2))
         assert one == two != other
-        assert len(set(one)) > 150
+        assert len(set(one)) > 30
     assert json.loads(to_json(tree)) == tree
