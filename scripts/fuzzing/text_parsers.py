@@ -17,6 +17,7 @@ from mnv2_tvm.cli import cpu_list, plain_console
 from mnv2_tvm.deploy.manifest import Manifest
 from mnv2_tvm.deploy.memory_fit import byte_count
 from mnv2_tvm.device.emulate_bare_metal import _VALUES
+from mnv2_tvm.device.emulate_bare_metal import read_told as read_emulated
 from mnv2_tvm.device.listing import Board, board_table
 from mnv2_tvm.device.plain_server import told_by
 from mnv2_tvm.device.session import Address, _accept
@@ -73,10 +74,7 @@ _DEVICES = [
     b"List of devices attached\n192.168.1.7:5555\toffline\nPHONE1\tunauthorized\n"
     b"0123\tno permissions (user in plugdev group; are your udev rules wrong?)\n",
 ]
-_QEMU = b"".join(
-    b"%s %08x\n" % (name.encode(), 1000 + place)
-    for place, name in enumerate(_VALUES if "output" in _VALUES else (*_VALUES, "output"))
-)
+_QEMU = b"".join(b"%s %08x\n" % (name.encode(), 1000 + place) for place, name in enumerate(_VALUES))
 
 
 def _words(name: str, parse: Callable[[str], object], *wholes: bytes) -> Parser:
