@@ -1,12 +1,14 @@
 """Preprocessing against numpy alone, and every file that is no image to the network."""
 
-import warnings
+import os
+import zlib
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
+from conftest import run_python
+from PIL import Image, PngImagePlugin
 
 import mnv2_tvm
 from mnv2_tvm.errors import UserError
@@ -153,14 +155,68 @@ def test_missing_image_and_folder(tmp_path: Path) -> None:
         load_image(tmp_path, 32)
 
 
-@pytest.mark.parametrize("limit", [3000, 1700])  # Pillow warns above it and raises above twice it
-def test_decompression_bomb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: int) -> None:
-    path = save(tmp_path / "bomb.png", photo(60, 60))
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # as for a user who silenced Pillow
-        with pytest.raises(UserError, match=rf"bomb\.png is larger than Pillow's limit of {limit}"):
+def test_a_picture_that_takes_too_much_memory_is_refused(tmp_path: Path) -> None:
+    """By its header, before anything is decoded; above 179 megapixels Pillow refuses by itself."""
+    for side in (13_000, 14_000):
+        path, chunks = tmp_path / "bomb.png", b"\x89PNG\r\n\x1a\n"
+        header = side.to_bytes(4, "big") * 2 + b"\x08\x06\x00\x00\x00"  # RGBA of 8 bits
+        for kind, data in ((b"IHDR", header), (b"IDAT", zlib.compress(b""))):
+            crc = zlib.crc32(kind + data).to_bytes(4, "big")
+            chunks += len(data).to_bytes(4, "big") + kind + data + crc
+        path.write_bytes(chunks)
+        with pytest.raises(UserError, match=r"bomb\.png is larger than"):
             load_image(path, 32)
+
+
+def test_large_photos_are_scaled_down_first(tmp_path: Path) -> None:
+    """A JPEG of 108 megapixels; the right picture, upright, in bounded memory."""
+    small = Image.fromarray(photo(90, 120))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turned by a quarter
+    path = tmp_path / "large.jpg"
+    small.resize((12_000, 9_000)).save(path, quality=30, exif=exif)
+    turned = tmp_path / "small.png"
+    small.resize((1200, 900)).transpose(Image.Transpose.ROTATE_270).save(turned)
+    code = (
+        "import resource, sys, numpy\nfrom pathlib import Path\n"
+        "from mnv2_tvm.images import load_image\n"
+        "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        "image, wanted = (load_image(Path(path), 64) for path in sys.argv[1:])\n"
+        "grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before\n"
+        "print(float(abs(image - wanted).mean()), grown)\n"
+    )
+    done = run_python("-c", code, path, turned)
+    error, grown_kb = done.stdout.split()
+    assert float(error) < 0.1, done.stderr
+    assert int(grown_kb) < 150_000
+
+
+def test_a_long_text_in_a_png_is_passed_over(tmp_path: Path) -> None:
+    plain, noted = tmp_path / "plain.png", tmp_path / "noted.png"
+    image, notes = Image.fromarray(photo(60, 60)), PngImagePlugin.PngInfo()
+    notes.add_text("history", "crop, scale; " * 120_000, zip=True)
+    image.save(plain)
+    image.save(noted, pnginfo=notes)
+    assert np.array_equal(load_image(noted, 32), load_image(plain, 32))
+
+
+def test_avif(tmp_path: Path) -> None:
+    path = tmp_path / "photo.avif"
+    Image.fromarray(photo(60, 60)).save(path, quality=90)
+    assert load_image(path, 32).shape == (1, 32, 32, 3)
+
+
+def test_another_size_before_the_crop(tmp_path: Path) -> None:
+    path = save(tmp_path / "photo.png", photo(60, 60))
+    assert not np.array_equal(load_image(path, 32, shorter=33), load_image(path, 32))
+    with pytest.raises(UserError, match="31"):
+        load_image(path, 32, shorter=31)
+
+
+def test_a_pipe_is_no_image(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.png")
+    with pytest.raises(UserError, match=r"pipe\.png"):
+        load_image(tmp_path / "pipe.png", 32)
 
 
 def test_narrow_image_is_not_blown_up(tmp_path: Path) -> None:

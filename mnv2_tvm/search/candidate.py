@@ -11,6 +11,7 @@ import tvm
 from mnv2_tvm.deploy.link import link_shared, write_object
 from mnv2_tvm.device.failure import Failure, Kind
 from mnv2_tvm.device.session import Address, held_session, patience_s
+from mnv2_tvm.files import check_loadable
 from mnv2_tvm.kernels import Schedule
 from mnv2_tvm.layer import Layer
 from mnv2_tvm.network import relative_error
@@ -73,6 +74,7 @@ def measure_candidate(
     On this host, or on a board of `address`.
     """
     if address is None:
+        check_loadable(library)
         return _measure(layer, schedule, tvm.runtime.load_module(str(library)), tvm.cpu())
     with held_session(address) as session:
         module = session.load(library)

@@ -8,7 +8,7 @@ from mnv2_tvm.device.failure import Kind
 from mnv2_tvm.device.session import Address
 from mnv2_tvm.device.workers import WorkerPool
 from mnv2_tvm.errors import UserError
-from mnv2_tvm.files import scratch_folder
+from mnv2_tvm.files import check_loadable, scratch_folder
 from mnv2_tvm.kernels import Schedule, schedule_class
 from mnv2_tvm.layer import Layer
 from mnv2_tvm.search.candidate_bench import BUILDERS, Board, CandidateBench, Tally
@@ -140,6 +140,8 @@ def search_layers(
     ):
         if address:
             board = Farm(address, target, machine, runners, progress)
+        elif board is None:
+            check_loadable(scratch / "library")
         pools = (builders, runners)
         bench = CandidateBench(target, log, machine, scratch, *pools, tally, board, left_s)
         while active := [s for s in searches if not s.done(trials)]:

@@ -70,17 +70,17 @@ def _turns(
     folders: list[Path], seed: int, address: Address | None, seconds: float
 ) -> list[tuple[Any, list[dict[int, float]]]]:
     """Each network with the seconds of its layers in every run, after its numbers were checked."""
-    networks = open_networks(folders, address)
-    images = _checked_images(folders, networks, seed)
+    with open_networks(folders, address) as networks:
+        images = _checked_images(folders, networks, seed)
 
-    def profile(network: Any) -> Callable[[int], list[dict[int, float]]]:
-        def run(count: int) -> list[dict[int, float]]:
-            network.profile(images)  # finds another library's data in the caches
-            return [network.profile(images) for _ in range(count)]
+        def profile(network: Any) -> Callable[[int], list[dict[int, float]]]:
+            def run(count: int) -> list[dict[int, float]]:
+                network.profile(images)  # finds another library's data in the caches
+                return [network.profile(images) for _ in range(count)]
 
-        return run
+            return run
 
-    turns = in_turn(list(map(profile, networks)), seconds, rounds=_ROUNDS, runs=_RUNS - 1)
+        turns = in_turn(list(map(profile, networks)), seconds, rounds=_ROUNDS, runs=_RUNS - 1)
     runs = [[run for turn in mine for run in turn] for mine in turns]
     return list(zip(networks, runs, strict=True))
 

@@ -14,6 +14,7 @@ from mnv2_tvm.device.failure import DeviceError, Failure, Kind
 from mnv2_tvm.device.session import patience_s
 from mnv2_tvm.layer import Layer
 from mnv2_tvm.network import SourceNetwork
+from mnv2_tvm.peak import least_us
 from mnv2_tvm.search.candidate import MAX_RUNS, Result, Timing
 from mnv2_tvm.search.farm import Job
 from mnv2_tvm.search.machine import board_cpu
@@ -69,7 +70,7 @@ class ProgramBoard:
         done = self.device.run(remote, ["--each", str(each_s)], count * each_s)
         if done.code:
             raise DeviceError(Kind.ERROR, f"{self.device.name} says: {done.words}")
-        return read_results(done.stdout, count)
+        return read_results(done.stdout, count, least_us(layer.flops, self.device.target))
 
     def _result(self, values: dict[str, float] | None) -> Result:
         if values is None:
