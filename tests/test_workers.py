@@ -28,8 +28,8 @@ from worker_jobs import (
     process_id,
 )
 
-from mnv2_tvm.device.failure import Failure, Kind
 import mnv2_tvm
+from mnv2_tvm.device.failure import Failure, Kind
 from mnv2_tvm.device.workers import WorkerPool
 from mnv2_tvm.files import scratch_folder
 
@@ -181,23 +181,10 @@ def test_a_child_ends_with_its_parent_and_the_next_run_removes_its_folder(
     tmp_path: Path, when: str
 ) -> None:
     """A parent that is killed can tell nobody."""
-    program = (
-        "import multiprocessing, sys, threading, time\n"
-        "from pathlib import Path\n"
-        "import mnv2_tvm
-from mnv2_tvm.device.workers import WorkerPool
-from mnv2_tvm.files import scratch_folder\n"
-        "from worker_jobs import hang\n"
-        "def tell():\n"
-        "    while not multiprocessing.active_children(): time.sleep(0.001)\n"
-        "    print(multiprocessing.active_children()[0].pid, flush=True)\n"
-        "threading.Thread(target=tell).start()\n"
-        "list(WorkerPool(1).run(hang, [(sys.argv[1],)], 600))\n"
-    )
     written = tmp_path / "pid"
-    paths = f"{Path(mnv2_tvm.__file__).parents[1]}:{Path(__file__).parent}"
-    environment = {**os.environ, "PYTHONPATH": paths, "TMPDIR": str(tmp_path)}
-    command = [sys.executable, "-c", program, str(written)]
+    package = str(Path(mnv2_tvm.__file__).parents[1])
+    environment = {**os.environ, "PYTHONPATH": package, "TMPDIR": str(tmp_path)}
+    command = [sys.executable, str(Path(__file__).with_name("killed_parent.py")), str(written)]
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as parent:
         assert parent.stdout is not None
         child = int(parent.stdout.readline())
@@ -206,7 +193,7 @@ from mnv2_tvm.files import scratch_folder\n"
         parent.kill()
     wait_until(lambda: not alive(child), "the end of the child", 10)
     assert any(path.is_dir() for path in tmp_path.iterdir())
-    with scratch_folder(tmp_path):
+    with scratch_folder(tmp_path, "mnv2-"):
         pass
     assert not any(path.is_dir() for path in tmp_path.iterdir())
 

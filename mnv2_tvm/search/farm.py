@@ -29,29 +29,24 @@ Job = tuple[Layer, Schedule, Path]
 def boards_there(address: Address, pool: WorkerPool, progress: Progress) -> tuple[list[str], int]:
     """What `address.registered` gives; waits a minute for a tracker that starts again.
 
-    `pool` has the workers with sessions: a board registers anew only after its session. Raises DeviceError after that, and at once where all boards that are there are to be avoided.
+    `pool` has the workers with sessions: a board registers anew only after its session. Raises
+    DeviceError after that minute, and at once where all boards that are there are to be avoided.
     """
     end = time.monotonic() + _AWAY_S
     said = False
     while True:
         try:
-            return address.registered()
+            replace(address, avoid=frozenset()).registered()
+            break
         except DeviceError as error:
-            if error.kind is not Kind.LINK or time.monotonic() > end or _none_is_left(address):
+            if error.kind is not Kind.LINK or time.monotonic() > end:
                 raise
             if not said:
                 progress.line(f"{error}; waiting for it, {_AWAY_S:.0f} s at most")
                 pool.restart(pool.size)
                 said = True
         time.sleep(_LOOK_S)
-
-
-def _none_is_left(address: Address) -> bool:
-    """Whether there are boards, but only ones to avoid."""
-    try:
-        return bool(replace(address, avoid=frozenset()).registered()[0])
-    except DeviceError:
-        return False
+    return address.registered()
 
 
 @dataclass

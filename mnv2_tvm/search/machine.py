@@ -6,13 +6,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from mnv2_tvm.host import this_host
+from mnv2_tvm.peak import least_us
 from mnv2_tvm.target import Target
 from mnv2_tvm.untrusted import printable
 from mnv2_tvm.versions import versions
 
 _COMPARED = ("mnv2-tvm", "apache-tvm")  # what a kernel's code depends on
-_MAX_CLOCK_HZ = 6e9
-_MORE_PIPES = 2  # of a newer CPU of the same target, against the one that its file describes
 
 
 @dataclass(frozen=True)
@@ -55,10 +54,7 @@ def board_cpu(info: Mapping[str, Any]) -> str:
 
 def is_possible(flops: int, median_us: float, target: Target, threads: int = 1) -> bool:
     """Whether a CPU of the target can be done in that time. Never in NaN or infinite ones."""
-    vector = target.vector
-    flop_per_cycle = 2 * vector.lanes * vector.fma_per_cycle * _MORE_PIPES
-    least_us = 1e6 * flops / (threads * flop_per_cycle * _MAX_CLOCK_HZ)
-    return least_us < median_us < float("inf")
+    return least_us(flops, target) / threads < median_us < float("inf")
 
 
 def _installed() -> tuple[str, ...]:
