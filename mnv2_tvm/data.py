@@ -50,8 +50,9 @@ def _user_folder() -> Path | None:
     data = Path(os.environ.get("XDG_DATA_HOME", ""))
     if not data.is_absolute():
         try:
-            home = Path.home()
-        except RuntimeError:  # HOME is not set and the user has no entry
+            # Of an empty HOME `Path.home` makes the root.
+            home = Path(os.environ["HOME"]) if "HOME" in os.environ else Path.home()
+        except RuntimeError:  # and the user has no entry
             return None
         if not home.is_absolute():
             return None
