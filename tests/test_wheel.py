@@ -1,6 +1,7 @@
 """The wheel: it carries its data, and its verbs run from an installed copy alone."""
 
 import os
+import re
 import subprocess
 import sys
 import zipfile
@@ -58,7 +59,8 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def run_installed(installed: Path, folder: Path, *arguments: str | Path) -> str:
     """`python ARGUMENTS` in `folder`, with the installed package and the usual dependencies."""
-    environment = {**os.environ, "PYTHONPATH": str(installed)}
+    own = {"PYTHONPATH": str(installed), "XDG_DATA_HOME": str(folder / "data")}
+    environment = {**os.environ, **own}
     return python(*arguments, cwd=folder, env=environment)
 
 
@@ -121,15 +123,35 @@ def test_show_runs_and_takes_the_records_inside(
     """Every layer and block of 1.0-224 has a record of its own there."""
     output = run_installed(installed, tmp_path, "-m", "mnv2_tvm.show", "--target", target_name)
     assert output.startswith(f"1.0-224 on {target_name}\n")
-    rows = [line.split() for line in output.splitlines() if line.startswith(" f32-")]
+    rows = rows_of(output)
     module = SourceNetwork.make(Architecture(1.0, 224), None, 0).relax()
     layers = set(network_layers(module) + network_blocks(module))
     assert {Layer.parse(name) for name, *_ in rows} == layers
     decisions = Decisions.load(Target.load(target_name), 1)
-    for name, source, *shown in rows:
-        assert source == "tuned", name
-        schedule = decisions.tuned[Layer.parse(name)]
-        assert " ".join(shown) == str(schedule or "layer by layer"), name
+    for name, source, shown in rows:
+        layer = Layer.parse(name)
+        assert source == decisions.source(layer) != "default", name
+        assert shown == str(decisions.tuned[layer] or "layer by layer"), name
+
+
+def rows_of(output: str) -> list[list[str]]:
+    """Name, source and schedule of each layer that `show` prints."""
+    lines = [line.strip() for line in output.splitlines() if line.startswith(" f32-")]
+    return [re.split(r" {2,}", line, maxsplit=2) for line in lines]
+
+
+def test_what_a_user_tunes_is_the_users(installed: Path, here: Target, tmp_path: Path) -> None:
+    """An upgrade replaces the package: its records stay as they are, and the user's outside."""
+    package = installed / "mnv2_tvm"
+    before = {path: path.read_bytes() for path in package.rglob("*.jsonl*")}
+    network = ["--target", here.name, "--width", "0.35", "--resolution", "32"]
+    options = [*network, "--layer", "f32-avgpool*"]
+    output = run_installed(installed, tmp_path, "-m", "mnv2_tvm.tune", *options, "--trials", "1")
+    own = tmp_path / "data" / "mnv2_tvm" / "tuning_logs" / here.name
+    assert f"1 records kept in {own}" in output and (own / RECORDS).is_file()
+    assert {path: path.read_bytes() for path in package.rglob("*.jsonl*")} == before
+    output = run_installed(installed, tmp_path, "-m", "mnv2_tvm.show", *options)
+    assert [source for _, source, _ in rows_of(output)] == ["tuned"]
 
 
 def test_build_runs(installed: Path, tmp_path: Path) -> None:
