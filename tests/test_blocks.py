@@ -19,7 +19,7 @@ from mnv2_tvm.search.entries import Measurement, Record
 from mnv2_tvm.search.in_network import least_memory
 from mnv2_tvm.search.layers import LayerSearch
 from mnv2_tvm.search.records import Decisions
-from mnv2_tvm.search.variants import choose, memory_savers, variants
+from mnv2_tvm.search.variants import choose, likely_first, memory_savers, variants
 from mnv2_tvm.target import Target
 
 SMALL = Architecture(0.35, 64, classes=10)
@@ -131,6 +131,17 @@ def test_variants_measure_every_layer_apart_and_every_block_fused(here: Target) 
     wanted = variants(searches, [BLOCK], Decisions(here, {}))
     assert [choice[BLOCK] is None for choice in wanted] == [True, True, False, False, False]
     assert len({choice[dense] for choice in wanted[:2]}) == 2
+
+
+def test_where_time_is_short_the_best_of_layers_and_of_blocks_come_first(here: Target) -> None:
+    """And a block whose kernel no variant had gets no record that says layer by layer."""
+    dense = BLOCK.parts[0]
+    searches = [searched(dense, here, [1.0, 1.1, 1.1]), searched(BLOCK, here, [3.0, 3.1])]
+    wanted = variants(searches, [BLOCK], Decisions(here, {}))
+    assert [choice[BLOCK] is None for choice in wanted] == [True, True, True, False, False]
+    assert likely_first(wanted, [BLOCK]) == [0, 3, 1, 4, 2]
+    apart = {part: [1.0] for part in BLOCK.parts}
+    assert choose(searches, [(wanted[0], apart)]).keys() == {dense}
 
 
 def test_the_last_variant_has_the_default_of_every_layer(here: Target) -> None:

@@ -132,7 +132,7 @@ def test_interrupted_search_keeps_its_measurements(
     conditions: dict[str, Callable[[], bool]] = {
         "children start": lambda: len(session.living()) >= 3,
         "candidates": lambda: len(lines_of(log)) >= 2,
-        "network": lambda: any(session.scratch.glob("mnv2-*/0")),
+        "network": lambda: any(session.scratch.glob("mnv2-*/variants/0")),
     }
     session.wait_for(conditions[when])
     assert session.kill(signal.SIGINT) == 130
