@@ -1,13 +1,14 @@
 """An image file as the network's input, preprocessed as for ImageNet."""
 
+import io
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 from PIL import Image
 
 from mnv2_tvm.deploy.loader import Floats
 from mnv2_tvm.errors import UserError
+from mnv2_tvm.picture import FORMATS as FORMATS
 from mnv2_tvm.picture import MAX_BYTES, Picture, decode, pillow
 from mnv2_tvm.untrusted import open_file
 
@@ -17,23 +18,24 @@ MEAN: Floats = np.array((0.485, 0.456, 0.406), np.float32)
 STD: Floats = np.array((0.229, 0.224, 0.225), np.float32)
 
 
-def load_image(path: Path, resolution: int, shorter: int | None = None) -> Floats:
+def load_image(
+    path: Path, resolution: int, *, shorter: int | None = None, data: bytes | None = None
+) -> Floats:
     """Read one image, crop its middle and normalise it: float32 [1, resolution, resolution, 3].
 
-    The steps and their rounding are torchvision's: Resize(shorter), by default
-    resolution * 256 / 224, CenterCrop, ToTensor, Normalize. Transparency is dropped and of an
-    animation the first frame is taken. Raises UserError if the file is missing, damaged, no image,
-    of more than 8 bits a channel, or too large or too narrow to be scaled within 400 MB.
+    The steps and their rounding are torchvision's: Resize(resolution * 256 / 224, or `shorter`),
+    CenterCrop, ToTensor, Normalize. Transparency is dropped and of an animation the first frame is
+    taken. The bytes are those of the file `path`, or `data`.
+
+    Raises UserError if the file is missing, damaged, no image, of more than 8 bits a channel, or
+    too large or too narrow to be scaled within 400 MB.
     """
-    with open_file(path, f"image {path}") as stream:
-        return read_image(stream, str(path), resolution, shorter)
-
-
-def read_image(stream: BinaryIO, name: str, resolution: int, shorter: int | None = None) -> Floats:
-    """The same of an open file, which `name` stands for in errors."""
-    with pillow(name):
-        picture = decode(stream, name)
-        image = _resize(name, picture, shorter or round(resolution * 256 / 224))
+    shorter = shorter or round(resolution * 256 / 224)
+    if shorter < resolution:
+        raise UserError(f"images scaled to {shorter} pixels are smaller than the {resolution} used")
+    stream = open_file(path, f"image {path}") if data is None else io.BytesIO(data)
+    with stream, pillow(str(path)):
+        image = _resize(str(path), decode(stream, str(path)), shorter)
         left, top = (round((side - resolution) / 2) for side in image.size)
         image = image.crop((left, top, left + resolution, top + resolution))
     pixels: Floats = np.asarray(image, np.float32) / np.float32(255)  # [y, x, c]

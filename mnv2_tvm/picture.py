@@ -7,15 +7,21 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
-from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError, features
 
-from mnv2_tvm.errors import UserError
+from mnv2_tvm.errors import UserError, printable
 from mnv2_tvm.png import without_texts
-from mnv2_tvm.untrusted import printable
 
 # Those of Pillow's formats that it decodes itself, in compiled code, and knows by their first
 # bytes; for EPS it would start Ghostscript.
-FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "BMP", "GIF", "JPEG2000", "PPM", "PSD", "SGI", "TIFF")
+FORMATS = tuple(
+    name
+    for name in (
+        *("AVIF", "BMP", "GIF", "ICO", "JPEG", "JPEG2000", "PNG", "PPM", "PSD", "SGI", "TIFF"),
+        "WEBP",
+    )
+    if name not in ("AVIF", "WEBP") or features.check(name.lower())
+)
 MAX_BYTES = 400_000_000  # to hold for one image; as many pixels of one byte
 # What Pillow holds while it decodes a pixel, beside the pixel itself: measured on 16 megapixels.
 _WORK_BYTES = {"AVIF": 6, "GIF": 2, "JPEG2000": 16, "SGI": 3, "WEBP": 12}
@@ -127,6 +133,7 @@ def _decode(stream: BinaryIO, name: str) -> Picture:
             f"image {name} has more than 8 bits a channel (mode {image.mode}); save it with 8"
         )
     _bound(image, stream, name)
+    Image.MAX_IMAGE_PIXELS = MAX_BYTES // 8  # what lies inside: a PNG in an icon, a TIFF's tiles
     image.load()
     turned = image.format == "TIFF"  # Pillow turns these as it reads them
     orientation = 1 if turned else image.getexif().get(ExifTags.Base.Orientation, 1)

@@ -112,3 +112,8 @@ def test_the_library_may_be_closed(tiny: Built, compile_program: Compile) -> Non
     """As TVM does with a module that nobody holds."""
     done = run(compile_program("unload", tiny), tiny.folder / "libmnv2.so")
     assert done.returncode == 0, done
+
+
+def test_signals_are_left_to_the_program(compile_program: Compile, tiny: Built) -> None:
+    done = run(compile_program("signals", tiny))
+    assert done.stdout == "waited\n", (done.returncode, done.stderr)

@@ -67,11 +67,16 @@ def test_file_that_is_no_manifest_is_named(tiny_copy: Path, text: str) -> None:
         load(tiny_copy)
 
 
-@pytest.mark.parametrize("changes", [{"dtype": ...}, {"colour": "red"}])
+@pytest.mark.parametrize("changes", [{"dtype": ...}, {"format": 2}])
 def test_manifest_of_another_version_is_named(tiny_copy: Path, changes: dict[str, object]) -> None:
     edit_manifest(tiny_copy, **changes)
-    with pytest.raises(UserError, match=r"manifest.json is not a manifest of this version"):
+    with pytest.raises(UserError, match=r"manifest.json .*(`dtype`|format 2)"):
         load(tiny_copy)
+
+
+def test_a_key_of_a_later_version_is_ignored(tiny_copy: Path) -> None:
+    edit_manifest(tiny_copy, colour="red")
+    load(tiny_copy)
 
 
 def test_library_for_another_machine_is_refused(tiny_copy: Path) -> None:
@@ -96,9 +101,8 @@ def test_library_for_a_later_machine_is_refused(tiny_copy: Path, here: Target) -
     [
         ([[1.0]], "the input is list"),
         (None, "the input is NoneType"),
-        (np.zeros((1, 32, 32, 3)), "the input is float64"),
         (np.zeros((1, 32, 32, 3), np.uint8), "the input is uint8"),
-        (np.zeros((1, 32, 32, 3), ">f4"), "the input is >f4"),
+        (np.zeros((1, 32, 32, 3), bool), "the input is bool"),
         (np.zeros((32, 32, 3), np.float32), r"shape \[32, 32, 3\]"),
         (np.zeros((1, 3, 32, 32), np.float32), r"shape \[1, 3, 32, 32\]"),
         (np.zeros((1, 33, 32, 3), np.float32), r"shape \[1, 33, 32, 3\]"),

@@ -21,7 +21,6 @@ from packages import (
 import mnv2_tvm
 from mnv2_tvm import UserError, load
 from mnv2_tvm.build import build
-from mnv2_tvm.deploy.elf import API
 from mnv2_tvm.deploy.localise import localise
 from mnv2_tvm.deploy.package import STATIC_LIBRARY
 from mnv2_tvm.network import relative_error
@@ -182,8 +181,9 @@ def test_a_program_may_have_all_names_of_the_library_but_the_interface(
     run(tool("ar"), "x", package.folder / STATIC_LIBRARY, cwd=tmp_path)
     with (tmp_path / "mnv2.o").open("rb") as file:
         symbols = list(ELFFile(file).get_section_by_name(".symtab").iter_symbols())
-    inside = {s.name for s in symbols if s["st_info"]["type"] == "STT_FUNC"} - API
-    assert {"network", "mnv2_barrier", "mnv2_cpu_suffices"} < inside
+    functions = [s for s in symbols if s["st_info"]["type"] == "STT_FUNC"]
+    inside = {s.name for s in functions if s["st_info"]["bind"] == "STB_LOCAL"}
+    assert {"network", "mnv2_do_run", "mnv2_cpu_suffices"} < inside
     assert all(re.fullmatch(r"\w+", name) for name in inside)
     clash = tmp_path / "clash.c"
     clash.write_text(
@@ -220,6 +220,26 @@ def test_a_static_program_touches_no_byte_outside_its_buffers(
         run(program, tmp_path / "input.raw", output, threads)
         result = np.fromfile(output, np.float32).reshape(package.manifest.output_shape)
         assert relative_error(result, package.network.reference(images)) < 1e-4
+
+
+def test_networks_are_told_apart_by_the_linker(
+    package: Built, here: Target, tmp_path: Path
+) -> None:
+    """A header of one with the library of another does not link; two libraries are both there."""
+    other = build_package(here, TINY, tmp_path / "other").folder
+    first, second = (folder / STATIC_LIBRARY for folder in (package.folder, other))
+    sizes, main = SOURCES / "sizes.c", tmp_path / "main.c"
+    strange = ["-I", other / "include", sizes, first, "-pthread", "-o", tmp_path / "strange"]
+    assert "mnv2_input_shape" in run(tool("gcc"), *strange, code=1)
+    one, two = tmp_path / "one.o", tmp_path / "two.o"
+    for folder, name, built in ((package.folder, "one", one), (other, "two", two)):
+        include = ["-I", folder / "include", f"-Dmain={name}"]
+        run(tool("gcc"), *include, "-c", sizes, "-o", built)
+    main.write_text("int one(void), two(void);\nint main(void) { return one() + 10 * two(); }\n")
+    for libraries in ((first, second), (second, first)):
+        program = tmp_path / "both"
+        run(tool("gcc"), main, one, two, *libraries, "-pthread", "-o", program)
+        run(program)
 
 
 # The folder

@@ -1,6 +1,7 @@
 """Load a built library into this process and call it on numpy arrays."""
 
 import ctypes
+import threading
 from collections.abc import Callable, Sequence
 from math import prod
 from pathlib import Path
@@ -10,12 +11,14 @@ import numpy as np
 
 from mnv2_tvm.deploy.manifest import MANIFEST, Manifest, file_sha256
 from mnv2_tvm.errors import UserError
-from mnv2_tvm.files import scratch_folder
+from mnv2_tvm.files import check_loadable
 from mnv2_tvm.host import this_host
+from mnv2_tvm.replace import reading
 
 LIBRARY, HEADER = "libmnv2.so", "mnv2.h"
 PACKAGE_LIBRARY = Path("lib") / LIBRARY  # where `build --package` puts it
 STATIC_LIBRARY = "libmnv2.a"  # of a microcontroller
+MAX_THREADS = 64  # as MNV2_MAX_THREADS in mnv2.h
 _ALIGNMENT = 64  # bytes, of the workspace
 
 Floats = np.ndarray[Any, np.dtype[np.float32]]
@@ -33,27 +36,47 @@ def load(folder: str | Path, threads: int | None = None) -> "Network":
 class Network:
     """A built network: float32 [m, y, x, 3], normalised, to [m, classes], for any m.
 
-    `m` is cut into batches of the size the library was built for. One instance owns one
-    workspace: calls from several threads need an instance each.
+    `m` is cut into batches of the size the library was built for. Threads may share an instance:
+    their calls take turns. A copy, and one that is sent to another process, loads the library anew.
     """
 
     def __init__(self, folder: Path, threads: int | None = None) -> None:
-        self.manifest = Manifest.read(folder)
+        with reading(folder):  # not one build's manifest and the library of the next
+            self.manifest = Manifest.read(folder)
+            _check_host(folder, self.manifest)
+            self._library = _open(folder, self.manifest)
         self.input_shape = tuple(self.manifest.input_shape)
         self.output_shape = tuple(self.manifest.output_shape)
-        _check_host(folder, self.manifest)
-        self._library = _open(folder, self.manifest)
+        self._folder = folder.absolute()
         size = self._library.mnv2_workspace_bytes()
         sizes = (self._library.mnv2_input_size(), self._library.mnv2_output_size(), size)
         said = (prod(self.input_shape), prod(self.output_shape), self.manifest.workspace_bytes)
-        if sizes != said or len(self.input_shape) != 4 or len(self.output_shape) != 2:
+        if sizes != said or len(self.input_shape) != 4:
             raise UserError(f"{folder / MANIFEST} is not of the library beside it; build it again")
         self._memory = np.zeros(size + _ALIGNMENT, np.uint8)
         self._workspace = -(-self._memory.ctypes.data // _ALIGNMENT) * _ALIGNMENT
+        self._turn = threading.Lock()  # of the workspace
         self.set_threads(self.manifest.threads if threads is None else threads)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _load_again, (self._folder, self.threads, self.manifest.sha256)
+
+    def __enter__(self) -> "Network":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the library's threads, which sleep between runs; the next run starts them again."""
+        with self._turn:
+            self._library.mnv2_shutdown()
+
     def __call__(self, images: Floats) -> Floats:
-        """Logits [m, classes] of images [m, y, x, 3]. Raises UserError for another shape."""
+        """Logits [m, ...] of images [m, y, x, 3], which are converted if of another float type.
+
+        Raises UserError for another shape and for integers.
+        """
         return in_batches(self._run_batch, images, self.manifest)
 
     def _run_batch(self, images: Floats) -> Floats:
@@ -62,17 +85,27 @@ class Network:
         return result
 
     def run(self, images: Floats, result: Floats) -> None:
-        """One call of `mnv2_run` on contiguous arrays of exactly the library's shapes."""
-        assert images.shape == self.input_shape and result.shape == self.output_shape
-        _check_code(self._library.mnv2_run(images.ctypes.data, result.ctypes.data, self._workspace))
+        """One call of `mnv2_run`. Raises UserError unless the arrays are as the library reads them.
+
+        That is: contiguous float32 of exactly its shapes; `result` is written.
+        """
+        _check_as_it_lies(images, self.input_shape, "input")
+        _check_as_it_lies(result, self.output_shape, "result")
+        if not result.flags.writeable:
+            raise UserError("the result is an array that cannot be written")
+        with self._turn:
+            code = self._library.mnv2_run(images.ctypes.data, result.ctypes.data, self._workspace)
+        _check_code(code)
 
     def profile(self, images: Floats) -> dict[int, float]:
         """Run once and return the seconds of each layer by its number."""
-        assert images.shape == self.input_shape
+        _check_as_it_lies(images, self.input_shape, "input")
         result = np.empty(self.output_shape, np.float32)
         seconds = np.zeros(self._library.mnv2_layer_count(), np.float64)
         arrays = (images.ctypes.data, result.ctypes.data, self._workspace, seconds.ctypes.data)
-        _check_code(self._library.mnv2_profile(*arrays))
+        with self._turn:
+            code = self._library.mnv2_profile(*arrays)
+        _check_code(code)
         return dict(enumerate(seconds.tolist()))
 
     @property
@@ -80,30 +113,57 @@ class Network:
         """Threads of a run. They belong to the library: all instances of it share the count."""
         return int(self._library.mnv2_get_threads())
 
+    @property
+    def team_threads(self) -> int:
+        """The threads that a run takes now: `threads`, or fewer if fewer CPUs may be used."""
+        return int(self._library.mnv2_team_threads())
+
     def set_threads(self, count: int) -> None:
-        """Use `count` threads from the next run on."""
-        if self._library.mnv2_set_threads(count):
-            raise UserError(f"{count} threads cannot be had: give 1 to 64")
+        """Use `count` threads from the next run on. Raises UserError unless it is 1 to 64."""
+        known = type(count) is int and 1 <= count <= MAX_THREADS
+        if not known or self._library.mnv2_set_threads(count):
+            raise UserError(f"{count!r} threads cannot be had: give 1 to {MAX_THREADS}")
 
     def pin(self, cpus: Sequence[int]) -> None:
         """Use a thread on each of `cpus` from now on; the calling thread moves to the first.
 
         Raises UserError for a CPU that is not there, or not for this process.
         """
+        for cpu in cpus:
+            if type(cpu) is not int or not 0 <= cpu < 2**31:
+                raise UserError(f"there is no CPU {cpu!r} for this process; see nproc")
         self.set_threads(len(cpus))
         for thread in reversed(range(len(cpus))):
             if self._library.mnv2_pin(thread, cpus[thread]):
                 raise UserError(f"there is no CPU {cpus[thread]} for this process; see nproc")
 
 
-def in_batches(run: Callable[[Floats], Floats], images: Floats, manifest: Manifest) -> Floats:
-    """Logits [m, classes] of images [m, y, x, 3] from runs of the size the library was built for.
+def _load_again(folder: Path, threads: int, sha256: str) -> Network:
+    """The same network in another process, or a copy of it in this one."""
+    network = Network(folder, threads)
+    if network.manifest.sha256 != sha256:
+        raise UserError(f"{folder} was built again since the network was loaded; load it anew")
+    return network
 
-    Raises UserError for images of another shape.
+
+def threads_note(network: Network) -> str:
+    """What a user must know of the threads; empty if a run takes as many as were asked for."""
+    if network.team_threads >= network.threads:
+        return ""
+    return (
+        f"note: {network.threads} threads were asked for, and a run takes {network.team_threads}: "
+        "this process may use no more CPUs (see nproc)"
+    )
+
+
+def in_batches(run: Callable[[Floats], Floats], images: Floats, manifest: Manifest) -> Floats:
+    """Logits [m, ...] of images [m, y, x, 3] from runs of the size the library was built for.
+
+    Raises UserError for images of another shape, and for values that are not of a float type.
     """
     batch, *shape = manifest.input_shape
-    _check_images(images, tuple(shape))
-    outputs = np.empty((len(images), manifest.output_shape[1]), np.float32)
+    images = _as_float32(images, tuple(shape))
+    outputs = np.empty((len(images), *manifest.output_shape[1:]), np.float32)
     for start in range(0, len(images), batch):
         part = np.ascontiguousarray(images[start : start + batch])
         used = len(part)
@@ -113,13 +173,41 @@ def in_batches(run: Callable[[Floats], Floats], images: Floats, manifest: Manife
     return outputs
 
 
-def _check_images(images: Floats, shape: tuple[int, ...]) -> None:
+def _as_float32(images: Any, shape: tuple[int, ...]) -> Floats:
+    """The images as native float32; where that is what they are, they are not copied."""
     wanted = f"float32 [m, {', '.join(map(str, shape))}]"
-    if not isinstance(images, np.ndarray) or images.dtype != np.float32:
+    if not isinstance(images, np.ndarray) or images.dtype.kind != "f":
         kind = getattr(images, "dtype", type(images).__name__)
-        raise UserError(f"the input is {kind}; the network takes {wanted}")
+        raise UserError(
+            f"the input is {kind}; the network takes {wanted}, normalised: pixels of 0 to 255 are "
+            "divided by 255, then the mean is subtracted and the rest divided by the deviation"
+        )
     if images.ndim != 4 or images.shape[1:] != shape:
-        raise UserError(f"the input has shape {list(images.shape)}; the network takes {wanted}")
+        first = images.ndim == 4 and images.shape[1:] == (shape[2], *shape[:2])
+        remedy = "; give images.transpose(0, 2, 3, 1)" if first else ""
+        raise UserError(
+            f"the input has shape {list(images.shape)}; the network takes {wanted}{remedy}"
+        )
+    with np.errstate(over="ignore"):  # beyond float32 is infinite there
+        return images.astype(np.float32, copy=False)
+
+
+def _check_as_it_lies(array: Any, shape: tuple[int, ...], what: str) -> None:
+    """Raises UserError unless C code can read the array as the library's own."""
+    if (
+        isinstance(array, np.ndarray)
+        and array.dtype == np.float32
+        and array.dtype.isnative
+        and array.shape == shape
+        and array.flags.c_contiguous
+    ):
+        return
+    kind = getattr(array, "dtype", type(array).__name__)
+    has = f"{kind} {list(getattr(array, 'shape', ()))}"
+    raise UserError(
+        f"the {what} is {has}; it must be a contiguous array of native float32 {list(shape)}: "
+        "numpy.ascontiguousarray(array, numpy.float32)"
+    )
 
 
 def _check_host(folder: Path, manifest: Manifest) -> None:
@@ -148,29 +236,49 @@ def whole_library(folder: Path, manifest: Manifest) -> Path:
 
 
 def _open(folder: Path, manifest: Manifest) -> ctypes.CDLL:
-    path = whole_library(folder, manifest)
-    # Under a name of its own: the dynamic linker would take a library that was loaded from the
-    # same path before for this one, even if it was built anew since.
-    with scratch_folder() as scratch:
-        link = Path(scratch) / LIBRARY
-        link.symlink_to(path.resolve())
-        library = ctypes.CDLL(str(link))
+    path = whole_library(folder, manifest).resolve()
+    check_loadable(path)
+    library = _load_file(path)
     pointer, integer = ctypes.c_void_p, ctypes.c_int
     signatures: dict[str, tuple[Any, list[Any]]] = {
         "mnv2_run": (integer, [pointer] * 3),
         "mnv2_profile": (integer, [pointer] * 4),
         "mnv2_set_threads": (integer, [integer]),
         "mnv2_get_threads": (integer, []),
+        "mnv2_team_threads": (integer, []),
         "mnv2_pin": (integer, [integer, integer]),
+        "mnv2_shutdown": (None, []),
         "mnv2_input_size": (ctypes.c_size_t, []),
         "mnv2_output_size": (ctypes.c_size_t, []),
         "mnv2_workspace_bytes": (ctypes.c_size_t, []),
         "mnv2_layer_count": (integer, []),
     }
     for name, (result, arguments) in signatures.items():
-        function = getattr(library, name)
+        function = getattr(library, name, None)
+        if function is None:
+            raise UserError(f"{path} is of an earlier version, without {name}; build it again")
         function.restype, function.argtypes = result, arguments
     return library
+
+
+_loaded: dict[Path, tuple[int, tuple[int, int]]] = {}  # how often, and which file
+
+
+def _load_file(path: Path) -> ctypes.CDLL:
+    """The library in a file. One that was built anew since is another one, also of the same path.
+
+    The dynamic linker knows what it has loaded by the path as it is spelt, then by the file.
+    """
+    found = path.stat()
+    file = (found.st_dev, found.st_ino)
+    times, known = _loaded.get(path, (0, file))
+    if known != file:
+        times += 1
+    _loaded[path] = times, file
+    try:
+        return ctypes.CDLL(f"{path.parent}/{'./' * times}{path.name}")
+    except OSError as error:
+        raise UserError(f"{path} cannot be loaded: {error}") from error
 
 
 def _check_code(code: int) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 from elftools.elf.elffile import ELFFile
 
 import mnv2_tvm
-from mnv2_tvm.deploy.elf import API, check_object
+from mnv2_tvm.deploy.elf import check_object, linked_names
 from mnv2_tvm.deploy.library import Interface, compile_objects, link_library, write_header
 from mnv2_tvm.deploy.link import archive, link_object
 from mnv2_tvm.deploy.loader import HEADER, PACKAGE_LIBRARY
@@ -27,7 +27,7 @@ from mnv2_tvm.target import Target
 STATIC_LIBRARY = Path("lib") / "libmnv2.a"
 
 _TEMPLATES = Path(__file__).resolve().parent / "package_files"
-_PLACES = {
+PLACES = {
     "example.c": Path(),
     "mnv2.pc": Path("lib/pkgconfig"),
     "mnv2-config.cmake": Path("lib/cmake/mnv2"),
@@ -44,11 +44,11 @@ def write_package(network: Compilation, interface: Interface, folder: Path) -> N
     with scratch_folder() as name:
         scratch, target = Path(name), network.target
         objects = compile_objects(network, interface, include, scratch)
-        link_library(objects, target, library)
+        link_library(objects, target, interface, library)
         whole = scratch / "mnv2.o"
         link_object(objects.interface, target, whole)
-        localise(whole, API)
-        check_object(whole, target)
+        localise(whole, linked_names(interface.name))
+        check_object(whole, target, interface.name)
         archive(whole, folder / STATIC_LIBRARY)
     _write_templates(network.target, library, folder)
 
@@ -64,7 +64,7 @@ def _write_templates(target: Target, library: Path, folder: Path) -> None:
         "@TARGET@": target.name,
         "@POINTER_BYTES@": str(pointer_bytes),
     }
-    for name, place in _PLACES.items():
+    for name, place in PLACES.items():
         (template,) = _TEMPLATES.glob(f"{name}*")
         text = template.read_text(encoding="utf-8")
         for word, meaning in words.items():
