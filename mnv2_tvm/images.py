@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-from PIL import Image, ImageOps, JpegImagePlugin, UnidentifiedImageError, features
+from PIL import ExifTags, Image, JpegImagePlugin, UnidentifiedImageError, features
 
 from mnv2_tvm.deploy.loader import Floats
 from mnv2_tvm.errors import UserError, printable
@@ -22,10 +22,19 @@ FORMATS = tuple(
     for name in ("AVIF", "BMP", "GIF", "ICO", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
     if name not in ("AVIF", "WEBP") or features.check(name.lower())
 )
-# Larger pictures are scaled down by a whole number before anything else is done with them.
-_LARGE = 50_000_000  # pixels
-# Decoded, before it is scaled down. With it a picture takes at most 0.5 GB in all.
-_LARGEST = 440_000_000  # bytes
+# Larger pictures are scaled down by a whole number before anything else is done with them. Of
+# smaller ones two copies stand in memory at a time, of at most seven bytes a pixel.
+_LARGE = 34_000_000  # pixels
+_LARGEST = 240_000_000  # bytes of a picture when it is decoded
+_TURNS = {  # by what the camera wrote
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 _TEXT = (b"tEXt", b"zTXt", b"iTXt")  # chunks of a PNG that say nothing of the pixels
 
 
@@ -36,7 +45,7 @@ def load_image(
 
     The steps and their rounding are torchvision's: Resize(resolution * 256 / 224, or `shorter`),
     CenterCrop, ToTensor, Normalize. Transparency is dropped and of an animation the first frame is
-    taken. A picture of more than 50 million pixels is scaled down by a whole number first. The
+    taken. A picture of more than 34 million pixels is scaled down by a whole number first. The
     bytes are those of the file `path`, or `data`.
 
     Raises UserError if the file is missing, damaged, no image, of more than 8 bits a channel, or
@@ -111,22 +120,20 @@ def _without_text(data: bytes) -> bytes:
 
 def _upright_rgb(name: str, image: Image.Image, shorter: int) -> Image.Image:
     if image.mode.startswith(("I", "F")):  # Pillow would clip these to white
-        raise UserError(
-            f"{name} has more than 8 bits a channel (mode {image.mode}); save it with 8"
-        )
-    width, height = image.size
-    if width * height > _LARGE:
+        what = f"has more than 8 bits a channel (mode {image.mode})"
+        raise UserError(f"{name} {what}; save it with 8")
+    if image.width * image.height > _LARGE:
         image.draft("RGB", (2 * shorter, 2 * shorter))  # JPEG alone can; others do nothing
-        if image.width * image.height * len(image.getbands()) > _LARGEST:
-            raise _too_large(name)
-        factor = min(image.size) // (2 * shorter)
-        orientation = image.getexif()
-        if factor > 1:
-            if image.mode == "P":
-                image = image.convert("RGBA" if "transparency" in image.info else "RGB")
-            image = image.reduce(factor)
-            image.getexif().update(orientation)
-    return ImageOps.exif_transpose(image).convert("RGB")
+    pixels, factor = image.width * image.height, min(image.size) // (2 * shorter)
+    if pixels * len(image.getbands()) > _LARGEST or (pixels > _LARGE and factor < 2):
+        raise _too_large(name)
+    turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+    if pixels > _LARGE:
+        if image.mode == "P":
+            image = image.convert("RGB")
+        image = image.reduce(factor)
+    image = image.convert("RGB")
+    return image if turn is None else image.transpose(turn)
 
 
 def _too_large(name: str) -> UserError:
