@@ -13,7 +13,7 @@ from mnv2_tvm.errors import UserError
 from mnv2_tvm.images import FORMATS
 
 STDIN = "-"
-_LARGEST = 2**30  # bytes of standard input
+_LARGEST = 2**28  # bytes of standard input: they are held beside the picture
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,10 @@ def find_images(words: Iterable[str]) -> Found:
             matches = sorted(glob.glob(word, recursive=True), key=_natural)  # noqa: PTH207 - as typed
             if not matches:
                 raise UserError(f"no file matches {word}")
-            paths += matches
+            # Of `photos/*` the notes beside the photos are not meant; of `scan*` nothing else is.
+            images = [match for match in matches if Path(match).suffix.lower() in _suffixes()]
+            paths += images or matches
+            others += len(matches) - len(images or matches)
         else:
             paths.append(word)
     return Found(tuple(paths), others)
@@ -54,7 +57,7 @@ def read_stdin() -> bytes:
     """The image on standard input. Raises UserError where it is too large or empty."""
     data = sys.stdin.buffer.read(_LARGEST + 1)
     if not 0 < len(data) <= _LARGEST:
-        raise UserError("standard input is empty or larger than 1 GiB; send one image to it")
+        raise UserError("standard input is empty or larger than 256 MiB; send one image to it")
     return data
 
 

@@ -205,6 +205,9 @@ def test_folders_and_patterns(
     assert any("1 files" in line for line in said)
     code, output, _ = invoke(monkeypatch, capsys, tmp_path / "cat*.png", "--json")
     assert (code, output.count("\n")) == (0, 1)
+    code, output, errors = invoke(monkeypatch, capsys, tmp_path / "*", "--json")
+    assert (code, output.count("\n")) == (0, 3), "the notes are no image"
+    assert "1 files" in errors
     for nothing in (tmp_path / "dog*.png", tmp_path / "empty"):
         (tmp_path / "empty").mkdir(exist_ok=True)
         code, output, errors = invoke(monkeypatch, capsys, nothing)
