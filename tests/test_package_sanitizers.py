@@ -44,8 +44,9 @@ def parts(here: Target, tmp_path_factory: pytest.TempPathFactory) -> Parts:
 
 
 def program(name: str, parts: Parts, sanitizer: str, folder: Path) -> Path:
-    """`c/NAME.c` with runtime.c and cpu.c, all with the sanitizer in."""
-    sources = [SOURCES / f"{name}.c", DEPLOY / "runtime.c", DEPLOY / "cpu.c", parts.generated]
+    """`c/NAME.c` with the C runtime, all with the sanitizer in."""
+    runtime = [DEPLOY / f"{part}.c" for part in ("runtime", "steps", "team", "cpu")]
+    sources = [SOURCES / f"{name}.c", *runtime, parts.generated]
     flags = ["-std=c11", "-O1", "-g", "-pthread", *SANITIZERS[sanitizer], "-DRUNS=5", *parts.flags]
     run(tool("gcc"), *flags, *sources, "-o", folder / name)
     return folder / name

@@ -17,7 +17,6 @@ from mnv2_tvm.pipeline import Compilation
 from mnv2_tvm.target import Target
 
 _SOURCES = Path(__file__).resolve().parent
-_API = frozenset({"mnv2_run"})
 _TAKEN = frozenset({"memset", "memcpy"})
 # Tables for an unwinder, which would come into the program with them.
 _UNWINDING = re.compile(
@@ -48,12 +47,13 @@ def write_static_library(network: Compilation, interface: Interface, folder: Pat
         compile_c(_SOURCES / "bare_metal.c", target, objects[1], *flags)
         whole = scratch / "mnv2.o"
         link_object(objects, target, whole, _DISCARDED)
-        localise(whole, _API)
+        api = frozenset({f"mnv2_run_{interface.name}"})
+        localise(whole, api)
         archive(whole, folder / STATIC_LIBRARY)
-    check_static_library(folder / STATIC_LIBRARY, target)
+    check_static_library(folder / STATIC_LIBRARY, target, api)
 
 
-def check_static_library(library: Path, target: Target) -> None:
+def check_static_library(library: Path, target: Target, api: frozenset[str]) -> None:
     """Raise UserError with everything in the file that is not as its target file promises."""
     wrong = []
     taken: set[str] = set()
@@ -65,6 +65,6 @@ def check_static_library(library: Path, target: Target) -> None:
                 (taken if symbol["st_shndx"] == "SHN_UNDEF" else given).add(symbol.name)
     if strange := taken - _TAKEN:
         wrong.append(f"undefined symbols beyond memset and memcpy: {', '.join(sorted(strange))}")
-    if given != _API:
-        wrong.append(f"global symbols differ by {', '.join(sorted(given ^ _API))}")
+    if given != api:
+        wrong.append(f"global symbols differ by {', '.join(sorted(given ^ api))}")
     refuse(library, target, wrong)

@@ -19,26 +19,34 @@ API = frozenset(
         "profile",
         "set_threads",
         "get_threads",
+        "team_threads",
         "pin",
+        "shutdown",
         "input_size",
         "output_size",
         "input_shape",
         "output_shape",
+        "output_rank",
         "workspace_bytes",
         "layer_count",
         "version",
     )
 )
-EXPORTS = API | {f"__tvm_ffi_mnv2_{name}" for name in ("run", "profile", "set_threads")}
+_PACKED = frozenset(f"__tvm_ffi_mnv2_{name}" for name in ("run", "profile", "set_threads"))
 
 # What the C runtime takes from the process that it is in.
-_PTHREAD = "create detach cond_wait cond_broadcast mutex_lock mutex_trylock mutex_unlock"
+_PTHREAD = "create join sigmask cond_wait cond_broadcast mutex_lock mutex_trylock mutex_unlock"
 _LIBC = frozenset(
-    {"clock_gettime", "getpid", "sched_yield", "posix_memalign", "free", "memset", "memcpy"}
-    | {"getauxval", "sched_getaffinity", "sched_setaffinity"}
+    {"clock_gettime", "getpid", "syscall", "posix_memalign", "free", "memset", "memcpy"}
+    | {"getauxval", "sched_getaffinity", "sched_setaffinity", "sigfillset", "mmap", "madvise"}
     | {f"pthread_{name}" for name in _PTHREAD.split()}
 )
 _TVM = frozenset({"TVMFFIErrorSetRaisedFromCStr"})  # weak: present inside a TVM process only
+
+
+def linked_names(network: str) -> frozenset[str]:
+    """What the functions of mnv2.h are called for the linker, in a network of this name."""
+    return frozenset(f"{name}_{network}" for name in API)
 
 
 def code_bytes(library: Path) -> int:
@@ -67,21 +75,23 @@ def elf_files(library: Path) -> list[Any]:
     return elfs
 
 
-def check_library(library: Path, target: Target) -> None:
+def check_library(library: Path, target: Target, network: str) -> None:
     """Raise UserError with everything in the file that is not as promised."""
+    exports = API | linked_names(network) | _PACKED
     with library.open("rb") as file:
         elf = ELFFile(file)
-        wrong = [*header_faults(elf, target), *_segments(elf), *_dynamic(elf, library.name, target)]
+        wrong = [*header_faults(elf, target), *_segments(elf)]
+        wrong += _dynamic(elf, library.name, target, exports)
     refuse(library, target, wrong)
 
 
-def check_object(path: Path, target: Target) -> None:
+def check_object(path: Path, target: Target, network: str) -> None:
     """The same of the one object of a static library."""
     with path.open("rb") as file:
         elf = ELFFile(file)
         symbols = list(elf.get_section_by_name(".symtab").iter_symbols())
         shared = [s for s in symbols if s["st_info"]["bind"] != "STB_LOCAL"]
-        wrong = [*header_faults(elf, target), *_symbols(shared, API, _LIBC)]
+        wrong = [*header_faults(elf, target), *_symbols(shared, linked_names(network), _LIBC)]
     refuse(path, target, wrong)
 
 
@@ -122,7 +132,7 @@ def _segments(elf: Any) -> list[str]:
     return wrong
 
 
-def _dynamic(elf: Any, name: str, target: Target) -> list[str]:
+def _dynamic(elf: Any, name: str, target: Target, exports: frozenset[str]) -> list[str]:
     wrong = []
     tags = list(elf.get_section_by_name(".dynamic").iter_tags())
     needed = [tag.needed for tag in tags if tag.entry.d_tag == "DT_NEEDED"]
@@ -134,7 +144,7 @@ def _dynamic(elf: Any, name: str, target: Target) -> list[str]:
     if elf.get_section_by_name(".gnu.version_r") is not None:
         wrong.append("it needs versions of symbols")
     symbols = list(elf.get_section_by_name(".dynsym").iter_symbols())
-    return [*wrong, *_symbols(symbols, EXPORTS, _LIBC | _TVM)]
+    return [*wrong, *_symbols(symbols, exports, _LIBC | _TVM)]
 
 
 def _symbols(symbols: list[Any], exports: frozenset[str], imports: frozenset[str]) -> list[str]:

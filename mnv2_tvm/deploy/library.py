@@ -1,5 +1,6 @@
 """Write the library: the generated object, the C runtime around it, and the weights inside."""
 
+import hashlib
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -17,6 +18,7 @@ from mnv2_tvm.target import Target
 MAX_THREADS = 64  # MNV2_MAX_THREADS of mnv2.h
 
 _SOURCES = Path(__file__).resolve().parent
+_NAME_DIGITS = 12  # of a SHA-256, hexadecimal
 _EXPORTS = "{ global: mnv2_*; __tvm_ffi_mnv2_*; local: *; };\n"
 
 
@@ -29,6 +31,7 @@ class Interface:
     workspace_bytes: int
     layer_count: int
     threads: int
+    name: str  # of this network alone: what its functions end in for the linker
 
     @classmethod
     def of(cls, network: Compilation, threads: int) -> "Interface":
@@ -36,12 +39,22 @@ class Interface:
         if not 1 <= threads <= MAX_THREADS:
             raise UserError(f"{threads} threads: give 1 to {MAX_THREADS}")
         first, last = network.steps[0].layer, network.steps[-1].layer
+        batch, height, width, channels = last.output_shape
+        pooled = height == width == 1
+        inputs = first.input_shape
+        outputs = (batch, channels) if pooled else (batch, height, width, channels)
+        workspace_bytes, layer_count = network.plan.workspace_bytes, len(network.steps)
+        # All that a program may rely on, and the weights: equal names are equal networks.
+        facts = (network.target.name, inputs, outputs, workspace_bytes, layer_count)
+        digest = hashlib.sha256(repr(facts).encode() + network.weights).hexdigest()
+        shapes = ["x".join(map(str, shape)) for shape in (inputs, outputs)]
         return cls(
-            input_shape=first.input_shape,
-            output_shape=(last.batch, last.out_channels),
-            workspace_bytes=network.plan.workspace_bytes,
-            layer_count=len(network.steps),
+            input_shape=inputs,
+            output_shape=outputs,
+            workspace_bytes=workspace_bytes,
+            layer_count=layer_count,
             threads=threads,
+            name="_".join([*shapes, digest[:_NAME_DIGITS]]),
         )
 
 
@@ -58,7 +71,7 @@ def write_library(network: Compilation, interface: Interface, folder: Path) -> N
     write_header(interface, folder / HEADER)
     with scratch_folder() as scratch:
         objects = compile_objects(network, interface, folder, Path(scratch))
-        link_library(objects, network.target, folder / LIBRARY)
+        link_library(objects, network.target, interface, folder / LIBRARY)
 
 
 def compile_objects(
@@ -68,17 +81,18 @@ def compile_objects(
     target, weights = network.target, scratch / "weights.bin"
     weights.write_bytes(network.weights)
     defines = runtime_defines(network, interface, weights)
-    parts = [scratch / name for name in ("network.o", "runtime.o", "cpu.o")]
+    parts = [scratch / f"{name}.o" for name in ("network", "runtime", "steps", "team", "cpu")]
     packed = scratch / "packed.o"
     write_object(network.module, target, parts[0])
-    compile_c(_SOURCES / "runtime.c", target, parts[1], f"-I{include}", *defines)
-    compile_c(_SOURCES / "cpu.c", target, parts[2], cpu_define(target))
+    for part in parts[1:4]:
+        compile_c(_SOURCES / f"{part.stem}.c", target, part, f"-I{include}", *defines)
+    compile_c(_SOURCES / "cpu.c", target, parts[4], cpu_define(target))
     compile_c(_SOURCES / "packed.c", target, packed, f"-I{include}", *ffi_includes())
     return Objects(parts, packed)
 
 
 def runtime_defines(network: Compilation, interface: Interface, weights: Path) -> list[str]:
-    """What `runtime.c` must know beside mnv2.h; `weights` is the file it takes in."""
+    """What the C runtime must know beside mnv2.h; `weights` is the file it takes in."""
     return [
         f'-DMNV2_WEIGHTS_FILE="{weights}"',
         f"-DMNV2_THREADS={interface.threads}",
@@ -86,7 +100,7 @@ def runtime_defines(network: Compilation, interface: Interface, weights: Path) -
     ]
 
 
-def link_library(objects: Objects, target: Target, path: Path) -> None:
+def link_library(objects: Objects, target: Target, interface: Interface, path: Path) -> None:
     """Link the shared library and hold it against what the target file and mnv2.h promise."""
     with scratch_folder() as scratch:
         exports = Path(scratch) / "exports.map"
@@ -95,25 +109,31 @@ def link_library(objects: Objects, target: Target, path: Path) -> None:
         # inside, also where another network's library was loaded before it for all to see.
         flags = [f"--version-script={exports}", "-z", "nodelete", "-Bsymbolic"]
         link_shared([*objects.interface, objects.packed], target, path, *flags)
-    check_library(path, target)
+    check_library(path, target, interface.name)
 
 
 def write_header(interface: Interface, path: Path, template: str = HEADER) -> None:
-    """Write a header of this package with the version and this network's sizes."""
+    """Write a header of this package with the version and this network's name and sizes."""
     major, minor, patch = mnv2_tvm.__version__.split(".")
     inputs, outputs = interface.input_shape, interface.output_shape
-    values: dict[str, object] = {
+    version: dict[str, object] = {
         "MNV2_VERSION_MAJOR": major,
         "MNV2_VERSION_MINOR": minor,
         "MNV2_VERSION_PATCH": patch,
         "MNV2_VERSION": f'"{mnv2_tvm.__version__}"',
+    }
+    constants: dict[str, object] = {
+        "MNV2_NETWORK": f'"{interface.name}"',
         "MNV2_INPUT_SHAPE": f"{{{', '.join(map(str, inputs))}}}",
         "MNV2_OUTPUT_SHAPE": f"{{{', '.join(map(str, outputs))}}}",
+        "MNV2_OUTPUT_RANK": len(outputs),
         "MNV2_INPUT_SIZE": prod(inputs),
         "MNV2_OUTPUT_SIZE": prod(outputs),
         "MNV2_WORKSPACE_BYTES": interface.workspace_bytes,
         "MNV2_LAYER_COUNT": interface.layer_count,
     }
-    lines = [f"#define {name} {value}" for name, value in values.items()]
     text = (_SOURCES / template).read_text(encoding="utf-8")
-    path.write_text(text + "\n".join(lines) + "\n\n#endif\n", encoding="utf-8")
+    for place, values in (("@VERSION@", version), ("@CONSTANTS@", constants)):
+        lines = "\n".join(f"#define {name} {value}" for name, value in values.items())
+        text = text.replace(place, lines)
+    path.write_text(text.replace("@NETWORK@", interface.name), encoding="utf-8")

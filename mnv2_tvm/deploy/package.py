@@ -15,7 +15,7 @@ from pathlib import Path
 from elftools.elf.elffile import ELFFile
 
 import mnv2_tvm
-from mnv2_tvm.deploy.elf import API, check_object
+from mnv2_tvm.deploy.elf import check_object, linked_names
 from mnv2_tvm.deploy.library import Interface, compile_objects, link_library, write_header
 from mnv2_tvm.deploy.link import archive, link_object
 from mnv2_tvm.deploy.loader import HEADER, PACKAGE_LIBRARY
@@ -44,11 +44,11 @@ def write_package(network: Compilation, interface: Interface, folder: Path) -> N
     with scratch_folder() as name:
         scratch, target = Path(name), network.target
         objects = compile_objects(network, interface, include, scratch)
-        link_library(objects, target, library)
+        link_library(objects, target, interface, library)
         whole = scratch / "mnv2.o"
         link_object(objects.interface, target, whole)
-        localise(whole, API)
-        check_object(whole, target)
+        localise(whole, linked_names(interface.name))
+        check_object(whole, target, interface.name)
         archive(whole, folder / STATIC_LIBRARY)
     _write_templates(network.target, library, folder)
 

@@ -1,14 +1,12 @@
-"""One TIR function that runs all steps over raw pointers: the network without a runtime.
+"""One TIR function that runs any step over raw pointers: the network without a runtime.
 
-    network(input, output, workspace, weights, scratch, first, last, thread, threads)
-      for each step in [first, last):
-        kernel(x, weights and biases, residual, share of the tasks, y, scratch)
-        mnv2_barrier(threads)
+    network(input, output, workspace, weights, scratch, step, share, shares, thread)
+      if step is 0: kernel(x, weights and biases, residual, tasks of the share, y, scratch)
+      if step is 1: ...
 
-Every thread of a team calls it with its own number and takes its share of each step's tasks, so
-a run costs one hand-over and a barrier a step, and results do not depend on the team's size.
-Thread 0 finds its scratch memory in the workspace, which it gives as `scratch` too; the others
-bring their own.
+The tasks of a step are cut into equal shares. Who calls it does all shares of a step before the
+next step, each once, in any order and on any threads: results depend on neither. Thread 0 finds
+its scratch memory in the workspace, which it gives as `scratch` too; the others bring their own.
 """
 
 from collections.abc import Mapping
@@ -42,9 +40,9 @@ def emit_network(
                 name: T.arg(name, T.handle("float32"))
                 for name in ("input", "output", "workspace", "weights", "scratch")
             }
-            bounds = [T.arg(n, T.int32()) for n in ("first", "last", "thread", "threads")]
+            numbers = [T.arg(n, T.int32()) for n in ("step", "share", "shares", "thread")]
             for index, step in enumerate(steps):
-                _emit_step(index, step, names[step.kernel], pointers, plan, bounds)
+                _emit_step(index, step, names[step.kernel], pointers, plan, numbers)
             T.add_to_parent(tirx.stmt.Return(T.int32(0)))
         entry = builder.get()
     entry = tirx.transform.LowerIntrin()(tvm.IRModule({ENTRY: entry}))
@@ -57,9 +55,9 @@ def _emit_step(
     kernel: Any,
     pointers: Mapping[str, Any],
     plan: Plan,
-    bounds: list[Any],
+    numbers: list[Any],
 ) -> None:
-    first, last, thread, threads = bounds
+    asked, share, shares, thread = numbers
 
     def tensor(name: str) -> Any:
         if name in pointers:
@@ -74,10 +72,9 @@ def _emit_step(
         planned = T.int32(plan.offsets[step.scratch])
         offset = T.if_then_else(thread == 0, planned, T.int32(0))
         results.append(_at(pointers["scratch"], offset))
-    share = [T.floordiv(T.int32(step.tasks) * turn, threads) for turn in (thread, thread + 1)]
-    with T.If(T.And(first <= index, index < last)), T.Then():
-        T.evaluate(ir.Call(kernel, [*operands, *share, *results], ret_ty=_INTEGER))
-        T.evaluate(T.call_extern("int32", "mnv2_barrier", threads))
+    tasks = [T.floordiv(T.int32(step.tasks) * turn, shares) for turn in (share, share + 1)]
+    with T.If(asked == index), T.Then():
+        T.evaluate(ir.Call(kernel, [*operands, *tasks, *results], ret_ty=_INTEGER))
 
 
 def _at(pointer: Any, offset: Any) -> Any:
