@@ -22,7 +22,7 @@ from mnv2_tvm.device.session import Address
 from mnv2_tvm.device.tracker import parse_address
 from mnv2_tvm.errors import UserError
 from mnv2_tvm.files import scratch_folder
-from mnv2_tvm.host import this_host
+from mnv2_tvm.host import this_host, thread_note
 from mnv2_tvm.memory import measure_in_child
 from mnv2_tvm.model import Architecture
 from mnv2_tvm.network import SourceNetwork
@@ -57,6 +57,7 @@ def bench(
     _check_counts(runs, warmup)
     check_baseline(baseline)
     network = load(folder, threads)
+    note = "" if cpus else thread_note(network.threads)
     if cpus:
         network.pin(cpus)
         os.sched_setaffinity(0, cpus)  # until the peak is measured: its threads inherit this
@@ -99,6 +100,7 @@ def bench(
         memory=memory,
         layers=_layer_times(manifest, 1e6 * np.median(profiles, axis=0), peak) if profiles else (),
         baseline=compare(run, source, target, images) if baseline else None,
+        warnings=(note,) if note else (),
     )
 
 

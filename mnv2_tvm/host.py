@@ -39,6 +39,17 @@ def this_host() -> Host:
     return Host(machine, cpu, cores, frozenset(features))
 
 
+def thread_note(threads: int) -> str:
+    """What a user who asks for more threads than there are CPUs must know; empty for others."""
+    cpus = len(os.sched_getaffinity(0))
+    if threads <= cpus:
+        return ""
+    return (
+        f"{threads} threads were asked for and {cpus} are used, as this process may use "
+        f"{cpus} CPU{'s' if cpus > 1 else ''}"
+    )
+
+
 def as_process(machine: str, features: set[str], word: int) -> tuple[str, set[str]]:
     """What a process of this word size has: a 32-bit Raspberry Pi OS runs on a 64-bit kernel."""
     if machine == "aarch64" and word < 2**32:

@@ -17,6 +17,7 @@ from mnv2_tvm.device.remote_network import RemoteNetwork
 from mnv2_tvm.device.session import Address, Session
 from mnv2_tvm.device.tracker import parse_address
 from mnv2_tvm.errors import UserError
+from mnv2_tvm.host import thread_note
 from mnv2_tvm.images import load_image
 from mnv2_tvm.ranking import rank
 
@@ -164,7 +165,10 @@ def _open(
     """The library in `folder`, loaded here or on a board of the tracker, which is given back."""
     check_option(tracker, plain_server)
     if tracker is None:
-        yield load(folder, threads)
+        network = load(folder, threads)
+        if note := thread_note(network.threads):
+            typer.echo(f"note: {note}", err=True)
+        yield network
         return
     key = Manifest.read(folder).target
     with closing(Session(Address(parse_address(tracker), key, plain_server))) as session:

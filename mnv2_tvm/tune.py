@@ -16,7 +16,7 @@ from mnv2_tvm.device.plain_server import NOTHING_TOLD, WARNING, check_option
 from mnv2_tvm.device.session import Address, board_info
 from mnv2_tvm.device.tracker import parse_address
 from mnv2_tvm.errors import UserError
-from mnv2_tvm.host import this_host
+from mnv2_tvm.host import this_host, thread_note
 from mnv2_tvm.layer import Layer
 from mnv2_tvm.model import Architecture
 from mnv2_tvm.network import SourceNetwork
@@ -89,6 +89,8 @@ def tune(
         progress.line(_opening(target, machine, searches, threads, log))
         if machine.told_nothing:
             progress.line(f"warning: {WARNING}")
+        if address is None and device is None and (note := thread_note(threads)):
+            progress.line(f"note: {note}")
         board = ProgramBoard(device, progress) if device else None
         tally = search_layers(
             searches,

@@ -9,13 +9,11 @@ import mnv2_tvm
 from mnv2_tvm.deploy.cpu_features import cpu_define
 from mnv2_tvm.deploy.elf import check_library
 from mnv2_tvm.deploy.link import compile_c, ffi_includes, link_shared, write_object
-from mnv2_tvm.deploy.loader import HEADER, LIBRARY
+from mnv2_tvm.deploy.loader import HEADER, LIBRARY, MAX_THREADS
 from mnv2_tvm.errors import UserError
 from mnv2_tvm.files import scratch_folder
 from mnv2_tvm.pipeline import Compilation
 from mnv2_tvm.target import Target
-
-MAX_THREADS = 64  # MNV2_MAX_THREADS of mnv2.h
 
 _SOURCES = Path(__file__).resolve().parent
 _NAME_DIGITS = 12  # of a SHA-256, hexadecimal
