@@ -45,7 +45,7 @@ def thread_note(threads: int) -> str:
     if threads <= cpus:
         return ""
     return (
-        f"{threads} threads were asked for and {cpus} are used, as this process may use "
+        f"{threads} threads were asked for; runs take {cpus}, as this process may use "
         f"{cpus} CPU{'s' if cpus > 1 else ''}"
     )
 
