@@ -12,28 +12,36 @@ import typer
 
 from mnv2_tvm import cli
 from mnv2_tvm.baseline import check_baseline, check_numbers, compare, run_ms, source_of
-from mnv2_tvm.bench_result import BenchResult, Latency, LayerTime, layer_table, summary
+from mnv2_tvm.bench_result import (
+    BenchResult,
+    Latency,
+    crowd_warning,
+    layer_table,
+    layer_times,
+    rate_warnings,
+    summary,
+)
 from mnv2_tvm.build import build, build_program
-from mnv2_tvm.deploy.loader import load
+from mnv2_tvm.deploy.loader import load, threads_note
 from mnv2_tvm.deploy.manifest import Manifest
 from mnv2_tvm.device.plain_server import check_option
 from mnv2_tvm.device.remote_bench import BoardTimes, bench_on_board
 from mnv2_tvm.device.session import Address
 from mnv2_tvm.device.tracker import parse_address
 from mnv2_tvm.errors import UserError
-from mnv2_tvm.files import scratch_folder
-from mnv2_tvm.host import this_host, thread_note
+from mnv2_tvm.files import scratch_folder, write_whole
+from mnv2_tvm.host import this_host
 from mnv2_tvm.memory import measure_in_child
 from mnv2_tvm.model import Architecture
 from mnv2_tvm.network import SourceNetwork
 from mnv2_tvm.peak import PeakProbe
-from mnv2_tvm.search.json_lines import replace_lines
 from mnv2_tvm.target import Target
 from mnv2_tvm.versions import versions
 from mnv2_tvm.via.bench import bench_on_device
 from mnv2_tvm.via.device import Device, check_options, parse_via
 
 _PLAIN_COLUMNS = 100  # of a table that goes into a file or a pipe
+_MOST_RUNS = 1_000_000  # as mnv2_bench takes them
 
 
 def bench(
@@ -57,10 +65,12 @@ def bench(
     _check_counts(runs, warmup)
     check_baseline(baseline)
     network = load(folder, threads)
-    note = "" if cpus else thread_note(network.threads)
+    usable = len(os.sched_getaffinity(0))
     if cpus:
         network.pin(cpus)
         os.sched_setaffinity(0, cpus)  # until the peak is measured: its threads inherit this
+    if note := threads_note(network):
+        print(note, file=sys.stderr)
     manifest, target = network.manifest, Target.load(network.manifest.target)
     images, result = source.images(seed), np.empty(network.output_shape, np.float32)
     error = check_numbers(folder, network, source, images)
@@ -80,8 +90,10 @@ def bench(
     if cpus:
         os.sched_setaffinity(0, cpus)
     peak = max(before, probe.gflop_per_s(network.threads))
-    latency = _latency(times_ms)
+    latency = Latency.of(times_ms)
     rate = manifest.flops / latency.median_ms / 1e6
+    layers = layer_times(manifest, 1e6 * np.median(profiles, axis=0), peak) if profiles else ()
+    asked = max(threads or 1, network.threads)
     host = this_host()
     return BenchResult(
         date=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -98,9 +110,12 @@ def bench(
         peak_gflop_per_s=peak,
         peak_share=rate / peak,
         memory=memory,
-        layers=_layer_times(manifest, 1e6 * np.median(profiles, axis=0), peak) if profiles else (),
+        layers=layers,
         baseline=compare(run, source, target, images) if baseline else None,
-        warnings=(note,) if note else (),
+        warnings=(
+            *crowd_warning(asked, None if cpus else usable),
+            *rate_warnings(rate, peak, layers),
+        ),
     )
 
 
@@ -149,9 +164,11 @@ def _check_counts(runs: int, warmup: int) -> None:
 def _of_board(
     times: BoardTimes, manifest: Manifest, runs: int, warmup: int, seed: int
 ) -> BenchResult:
-    latency = _latency(times.times_ms)
+    latency = Latency.of(times.times_ms)
     rate, peak = manifest.flops / latency.median_ms / 1e6, times.peak_gflop_per_s
     medians = np.array(times.layers_us)
+    layers = layer_times(manifest, medians, peak) if times.layers_us else ()
+    crowded = crowd_warning(times.threads, times.board["cores"])
     return BenchResult(
         date=datetime.now(UTC).isoformat(timespec="seconds"),
         host=times.board | {"clocks_mhz": times.clock_mhz, "temperatures_c": times.temperature_c},
@@ -167,26 +184,11 @@ def _of_board(
         peak_gflop_per_s=peak,
         peak_share=rate / peak,
         memory=times.memory,
-        layers=_layer_times(manifest, medians, peak) if times.layers_us else (),
+        layers=layers,
         baseline=None,
         emulated=times.emulated,
-        warnings=tuple(times.warnings()),
+        warnings=(*times.warnings(), *crowded, *rate_warnings(rate, peak, layers)),
     )
-
-
-def _latency(times_ms: Sequence[float]) -> Latency:
-    return Latency(*(float(f) for f in np.percentile(times_ms, [50, 10, 90, 0])))
-
-
-def _layer_times(
-    manifest: Manifest, medians_us: np.ndarray, peak_gflop_per_s: float
-) -> tuple[LayerTime, ...]:
-    rows = []
-    for layer, us in zip(manifest.layers, medians_us.tolist(), strict=True):
-        share, rate = us / medians_us.sum().item(), layer["flops"] / us / 1e3
-        of_peak = rate / peak_gflop_per_s
-        rows.append(LayerTime(layer["name"], layer["source"], us, share, rate, of_peak))
-    return tuple(rows)
 
 
 def _refuse(context: typer.Context, names: Sequence[str], why: str) -> None:
@@ -205,17 +207,17 @@ def main(
     width: cli.Width = 1.0,
     resolution: cli.Resolution = 224,
     classes: cli.Classes = 1000,
-    batch: Annotated[int, typer.Option(help="Images of one run.")] = 1,
+    batch: Annotated[int, typer.Option(min=1, help="Images of one run.")] = 1,
     weights: Annotated[Path | None, typer.Option(help="A .pth or .safetensors file.")] = None,
     seed: cli.Seed = 0,
-    threads: Annotated[int | None, typer.Option(help="Default: as built, or 1.")] = None,
+    threads: Annotated[int | None, typer.Option(min=1, max=64, help="Default: as built.")] = None,
     cpus: Annotated[
         str | None, typer.Option(help="A thread on each of these CPUs, such as 4,5,6,7.")
     ] = None,
     per_layer: Annotated[bool, typer.Option("--per-layer", help="Time every layer.")] = False,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write all of it here.")] = None,
-    runs: Annotated[int, typer.Option(help="Timed runs.")] = 100,
-    warmup: Annotated[int, typer.Option(help="Runs before those.")] = 10,
+    runs: Annotated[int, typer.Option(min=1, max=_MOST_RUNS, help="Timed runs.")] = 100,
+    warmup: Annotated[int, typer.Option(min=0, max=_MOST_RUNS, help="Runs before those.")] = 10,
     baseline: Annotated[str | None, typer.Option(help="Time it in turns with ours: relax.")] = None,
     tracker: Annotated[
         str | None, typer.Option(help="HOST:PORT: on a board with the target's name.")
@@ -245,8 +247,9 @@ def main(
         _refuse(context, ("threads", "tracker", "via"), elsewhere)
     pinned = None if cpus is None else cli.cpu_list(cpus)
     threads = len(pinned) if pinned else threads
-    if json_file is not None and not json_file.parent.is_dir():
-        raise UserError(f"cannot write {json_file}: {json_file.parent} is not a folder")
+    there = parse_address(tracker) if tracker else None
+    if json_file is not None:
+        cli.check_writable(json_file)
     options = {"runs": runs, "warmup": warmup, "seed": seed, "per_layer": per_layer}
     with scratch_folder() as scratch:
         if target is None:
@@ -260,6 +263,8 @@ def main(
                 Architecture(width, resolution, classes, batch), weights, seed
             )
             threads = 1 if threads is None else threads
+            if not (program or via or tracker):
+                machine.require_here()
             if program:
                 build_program(machine, source, program, threads=threads, seed=seed)
                 print(f"{program} measures itself on a machine of {machine.name}; see its --help")
@@ -268,9 +273,9 @@ def main(
                 build(machine, source, folder, threads=threads)
         if via:
             result = bench_via(machine, source, via, runner=runner, threads=threads, **options)  # type: ignore[arg-type]
-        elif tracker:
+        elif there:
             key = Manifest.read(folder).target
-            address = Address(parse_address(tracker), key, plain_server)
+            address = Address(there, key, plain_server)
             result = bench_remotely(folder, source, address, threads=threads, **options)  # type: ignore[arg-type]
         else:
             here = {"threads": threads, "baseline": baseline, "cpus": pinned}
@@ -287,7 +292,7 @@ def _show(result: BenchResult, json_file: Path | None) -> None:
         console.print(layer_table(result.layers))
     if json_file is not None:
         try:
-            replace_lines(json_file, result.to_json().splitlines())
+            write_whole(json_file, result.to_json().encode())
         except OSError as error:
             raise UserError(f"cannot write {json_file}: {error.strerror or error}") from error
 

@@ -1,15 +1,18 @@
 """What `bench` finds: the figures, their JSON, and their tables."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import numpy as np
 from rich import box
 from rich.table import Table
 
 from mnv2_tvm.baseline import Comparison
 from mnv2_tvm.deploy.manifest import Manifest
 from mnv2_tvm.memory import Memory
+from mnv2_tvm.peak import above_peak
 
 
 @dataclass(frozen=True)
@@ -20,6 +23,11 @@ class Latency:
     p10_ms: float
     p90_ms: float
     min_ms: float
+
+    @classmethod
+    def of(cls, times_ms: Sequence[float]) -> "Latency":
+        """Those of the times of all runs."""
+        return cls(*(float(f) for f in np.percentile(times_ms, [50, 10, 90, 0])))
 
 
 @dataclass(frozen=True)
@@ -60,6 +68,37 @@ class BenchResult:
     def to_json(self) -> str:
         """One object, indented."""
         return json.dumps(asdict(self), indent=2) + "\n"
+
+
+def layer_times(
+    manifest: Manifest, medians_us: np.ndarray, peak_gflop_per_s: float
+) -> tuple[LayerTime, ...]:
+    """Of a network's layers, from the median microseconds of each."""
+    rows = []
+    total_us = medians_us.sum().item() or 1.0
+    for layer, us in zip(manifest.layers, medians_us.tolist(), strict=True):
+        share = us / total_us
+        rate = layer["flops"] / us / 1e3 if us else 0.0  # less than a step of the clock
+        of_peak = rate / peak_gflop_per_s
+        rows.append(LayerTime(layer["name"], layer["source"], us, share, rate, of_peak))
+    return tuple(rows)
+
+
+def crowd_warning(threads: int, cpus: int | None) -> list[str]:
+    """The warning about threads that have to share CPUs, if they do."""
+    if cpus is None or threads <= cpus:
+        return []
+    return [
+        f"{threads} threads are more than the {cpus} CPU(s) there for them: give --threads {cpus}"
+    ]
+
+
+def rate_warnings(rate: float, peak: float, layers: Sequence[LayerTime]) -> list[str]:
+    """The warning about figures that cannot be right, of the network or of its layers."""
+    found = above_peak(rate, peak)
+    if fast := [layer.name for layer in layers if layer.peak_share > 1]:
+        found.append(f"{len(fast)} layer(s) are above the FMA peak, {fast[0]} for one")
+    return found
 
 
 def summary(result: BenchResult) -> Table:

@@ -1,5 +1,6 @@
 """`python -m mnv2_tvm.build`: compile a network into a folder with one library."""
 
+import dataclasses
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,19 +14,22 @@ from mnv2_tvm.baseline import TOLERANCE
 from mnv2_tvm.deploy.bare_metal import write_static_library
 from mnv2_tvm.deploy.elf import code_bytes
 from mnv2_tvm.deploy.library import Interface, write_library
-from mnv2_tvm.deploy.link import require_programs
+from mnv2_tvm.deploy.link import require_programs, require_tools
 from mnv2_tvm.deploy.loader import library_path
-from mnv2_tvm.deploy.manifest import MANIFEST, Manifest, file_sha256
+from mnv2_tvm.deploy.manifest import Manifest, file_sha256
 from mnv2_tvm.deploy.memory_fit import byte_count, check_fit, with_memory
 from mnv2_tvm.deploy.package import write_package
 from mnv2_tvm.deploy.program import write_bench_program
+from mnv2_tvm.deploy.written import file_names, written_files
 from mnv2_tvm.errors import UserError
 from mnv2_tvm.files import scratch_folder
 from mnv2_tvm.model import Architecture
 from mnv2_tvm.network import SourceNetwork
 from mnv2_tvm.pipeline import Compilation, compile_network
-from mnv2_tvm.search.records import Decisions
+from mnv2_tvm.replace import replacing, tree_files
+from mnv2_tvm.search.records import SOURCES, Decisions
 from mnv2_tvm.target import Target
+from mnv2_tvm.untrusted import printable
 from mnv2_tvm.versions import versions
 
 
@@ -43,26 +47,27 @@ def build(
 
     `package` writes the folder of `mnv2_tvm.deploy.package` and `manifest.json` instead. For a
     microcontroller the library is `libmnv2.a`; UserError where it does not fit its memory.
-    `decisions` are by default those of the shipped tuning log. An earlier build in `output` is
-    replaced. Raises UserError where `output` cannot be written or holds something else.
+    `decisions` are by default those of the shipped tuning log. The files of an earlier build in
+    `output` are replaced as `mnv2_tvm.replace` tells, and nothing else there is touched. Raises
+    UserError where `output` cannot be written, holds other things only, or an earlier build that
+    was changed since.
     """
     decisions = decisions or Decisions.load(target, threads)
+    names = file_names(target, package)
     with _naming(output):
-        _check_output(output)
-    compilation = compile_network(network.relax(), target, decisions, dump=dump)
-    check_fit(compilation, network.architecture)
-    interface = Interface.of(compilation, threads)
-    with _naming(output):
-        output.parent.mkdir(parents=True, exist_ok=True)
-        with scratch_folder(output.parent, f".{output.name}-") as name:
-            folder = Path(name) / "new"
-            folder.mkdir()
+        if output.exists() and not output.is_dir():
+            raise UserError(f"{output} is a file; give another -o")
+        require_tools()
+        with replacing(output, written_files, names) as folder:
+            compilation = compile_network(network.relax(), target, decisions, dump=dump)
+            check_fit(compilation, network.architecture)
+            interface = Interface.of(compilation, threads)
             _write(compilation, interface, folder, package)
             library = library_path(folder)
             check_fit(compilation, network.architecture, code_bytes(library))
             manifest = _manifest(compilation, interface, decisions, network, library)
+            manifest = dataclasses.replace(manifest, files=tree_files(folder))
             manifest.write(folder)
-            _put_in_place(folder, output, Path(name) / "old")
     return manifest
 
 
@@ -82,19 +87,21 @@ def build_program(
     """
     decisions = decisions or Decisions.load(target, threads)
     require_programs(target)
-    if path.is_dir():
-        raise UserError(f"{path} is a folder; give the program a name in it")
-    compilation = compile_network(network.relax(), target, decisions)
-    interface = Interface.of(compilation, threads)
-    images = network.images(seed)
+    require_tools()
     with _naming(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with scratch_folder(path.parent, f".{path.name}-") as name:
-            program = Path(name) / path.name
+        _check_program(path)
+        place = path.resolve()  # not a link to it
+        place.parent.mkdir(parents=True, exist_ok=True)
+        with scratch_folder(place.parent) as scratch:
+            compilation = compile_network(network.relax(), target, decisions)
+            interface = Interface.of(compilation, threads)
+            images = network.images(seed)
+            program = scratch / "mnv2_bench"
             expected = network.reference(images)
             write_bench_program(compilation, interface, images, expected, TOLERANCE, program)
             manifest = _manifest(compilation, interface, decisions, network, program)
-            program.replace(path)
+            _check_program(path)
+            program.replace(place)
     return manifest
 
 
@@ -107,17 +114,16 @@ def _naming(path: Path) -> Iterator[None]:
         raise UserError(f"cannot write to {path}: {error.strerror or error}") from error
 
 
-def _put_in_place(folder: Path, output: Path, aside: Path) -> None:
-    """Rename `folder` to `output`; an earlier build stays if that fails."""
-    earlier = output.exists()
-    if earlier:
-        output.rename(aside)
-    try:
-        folder.rename(output)
-    except OSError:
-        if earlier:
-            aside.rename(output)
-        raise
+def _check_program(path: Path) -> None:
+    """Only a program may be replaced by one."""
+    if path.is_dir():
+        raise UserError(f"{path} is a folder; give the program a name in it")
+    if path.exists() and not path.is_file():
+        raise UserError(f"{path} is no ordinary file; give another name")
+    if path.exists():
+        with path.open("rb") as file:
+            if file.read(4) not in (b"", b"\x7fELF"):
+                raise UserError(f"{path} is no program; give another name")
 
 
 def _write(compilation: Compilation, interface: Interface, folder: Path, package: bool) -> None:
@@ -134,14 +140,6 @@ def _write(compilation: Compilation, interface: Interface, folder: Path, package
         write_static_library(compilation, interface, folder)
 
 
-def _check_output(output: Path) -> None:
-    """Only an empty folder or an earlier build may be replaced."""
-    if output.exists() and not output.is_dir():
-        raise UserError(f"{output} is a file; give another -o")
-    if output.is_dir() and any(output.iterdir()) and not (output / MANIFEST).is_file():
-        raise UserError(f"{output} is not empty and holds no earlier build; give another -o")
-
-
 def _manifest(
     compilation: Compilation,
     interface: Interface,
@@ -152,7 +150,7 @@ def _manifest(
     target, architecture = compilation.target, network.architecture
     layers = [step.layer for step in compilation.steps]
     flops = sum(layer.flops for layer in layers)
-    share = {"tuned": 0.0, "default": 0.0, "fallback": 0.0}
+    share = dict.fromkeys(SOURCES, 0.0)
     for layer in layers:
         share[decisions.source(layer)] += layer.flops / flops
     return Manifest(
@@ -165,7 +163,7 @@ def _manifest(
         width=architecture.width,
         resolution=architecture.resolution,
         classes=architecture.classes,
-        weights=network.weights,
+        weights=printable(network.weights),
         threads=interface.threads,
         workspace_bytes=interface.workspace_bytes,
         weight_bytes=len(compilation.weights),
@@ -194,7 +192,7 @@ def summary(manifest: Manifest, output: Path) -> Table:
         for name in ("workspace", "weight", "code")
     }
     share = ", ".join(f"{value:.0%} {name}" for name, value in manifest.flops_share.items())
-    table.add_row("library", str(library_path(output)))
+    table.add_row("library", printable(library_path(output), limit=4000))
     table.add_row("target", f"{manifest.target}, {manifest.threads} thread(s)")
     table.add_row("input", f"{manifest.input_shape} float32, NHWC")
     table.add_row("output", f"{manifest.output_shape} float32")

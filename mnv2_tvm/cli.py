@@ -4,16 +4,36 @@ Each verb is a module `mnv2_tvm.VERB` with a plain function of the same name fir
 `main` last; `main` has the command line's types and `python -m mnv2_tvm.VERB` runs it.
 """
 
+import errno
 import importlib
+import os
+import re
+import signal
 import sys
-from collections.abc import Callable, Mapping
-from typing import Annotated, Any
+import tempfile
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
 
 from mnv2_tvm.errors import UserError
 from mnv2_tvm.untrusted import printable
+
+_MAKE_ROOM = "make room there, or set TMPDIR to a folder that has some"
+_CHECK_RIGHTS = "check the path and its permissions"
+_REMEDIES = {
+    errno.ENOSPC: _MAKE_ROOM,
+    errno.EDQUOT: _MAKE_ROOM,
+    errno.EFBIG: "raise the limit of a file's size, see ulimit -f",
+    errno.EROFS: "give another path, or set TMPDIR to a folder that can be written",
+    errno.EACCES: _CHECK_RIGHTS,
+    errno.EPERM: _CHECK_RIGHTS,
+    errno.EMFILE: "raise the limit of open files, see ulimit -n",
+}
 
 VERBS = ("tune", "build", "bench", "run", "show", "doctor", "model", "device")
 
@@ -50,10 +70,33 @@ def plain_console(**options: Any) -> Console:
 
 def cpu_list(text: str) -> list[int]:
     """The numbers in `4,5,6`. Raises UserError for anything else."""
-    cpus = [int(cpu) if cpu.isdecimal() else -1 for cpu in text.split(",")]
-    if -1 in cpus or len(set(cpus)) < len(cpus):
-        raise UserError(f"--cpus {text}: give numbers of CPUs, each once, such as 0,1")
+    words = text.split(",")
+    cpus = [int(word) for word in words if re.fullmatch("[0-9]{1,5}", word)]
+    if len(cpus) < len(words) or len(set(cpus)) < len(cpus):
+        words_told = printable(text)
+        raise UserError(f"--cpus {words_told}: give numbers of CPUs, each once, such as 0,1")
+    count = os.sysconf("SC_NPROCESSORS_CONF")
+    if max(cpus) >= count:
+        raise UserError(f"--cpus {max(cpus)}: this machine has CPUs 0 to {count - 1}")
     return cpus
+
+
+def check_writable(path: Path) -> None:
+    """Raises UserError, before the work, for a file that cannot be written."""
+    if path.is_dir():
+        raise UserError(f"cannot write {path}: it is a folder; give the file a name in it")
+    if not path.parent.is_dir():
+        raise UserError(f"cannot write {path}: {path.parent} is not a folder")
+    try:
+        if path.exists() and not path.is_file():  # /dev/stdout, a FIFO: not to be opened twice
+            writable = os.access(path, os.W_OK)
+        else:
+            with tempfile.TemporaryFile(dir=path.resolve().parent):
+                writable = True
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror or error}") from error
+    if not writable:
+        raise UserError(f"cannot write {path}: no permission; give another path")
 
 
 def run_verb(
@@ -64,7 +107,8 @@ def run_verb(
     """Run one verb's `main` on the command line; a UserError ends it in one sentence.
 
     With `verbs` of its own, such as `device list`, `main` does nothing but explain them.
-    Exit codes: 0 done, 1 a UserError, 2 a wrong option, 130 Ctrl-C.
+    So does an error of the system that is nobody's bug: a full disk, a lack of rights.
+    Exit codes: 0 done, 1 a UserError, 2 a wrong option, 130 Ctrl-C, 143 SIGTERM.
     """
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
     if verbs is None:
@@ -74,20 +118,79 @@ def run_verb(
         for name, function in verbs.items():
             app.command(name)(function)
     try:
-        app(arguments)
+        with _ended_by_signals():
+            _run_to_the_last_byte(app, arguments)
     except UserError as error:
-        print(f"error: {_harmless(str(error))}", file=sys.stderr)
-        sys.exit(1)
+        _end_with(str(error))
+    except OSError as error:
+        if error.errno == errno.EPIPE:  # the reader of a pipe has seen enough
+            sys.exit(1)
+        if error.errno not in _REMEDIES and not _is_of_tempfile(error):
+            raise
+        remedy = _REMEDIES.get(error.errno or 0, _MAKE_ROOM)
+        where = f"{error.filename}: " if error.filename else ""
+        _end_with(f"{where}{error.strerror}; {remedy}")
     except SystemExit as end:
         if end.code == 130:  # typer's answer to Ctrl-C
             print("interrupted", file=sys.stderr)
         raise
 
 
-def _harmless(text: str) -> str:
-    """A message that may quote a board or a file: its lines, without what a terminal obeys."""
+def _run_to_the_last_byte(app: typer.Typer, arguments: list[str] | None) -> None:
+    """Run it, and write what it printed, while an error of that can still be told.
+
+    Else Python would write it at its end, and know no more than to ignore the error in many words.
+    """
+    try:
+        app(arguments)
+    finally:
+        try:
+            if sys.stdout:  # None where it was closed from the start
+                sys.stdout.flush()
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for Python's end
+            raise
+
+
+def _is_of_tempfile(error: OSError) -> bool:
+    """Whether there is no folder for temporary files, of which Python says no more than that."""
+    return error.errno == errno.ENOENT and error.filename is None
+
+
+@contextmanager
+def _ended_by_signals() -> Iterator[None]:
+    """Let SIGTERM, and SIGHUP of a closed terminal, end the verb as Ctrl-C does.
+
+    So it removes its temporary files, and its programs from a device. The second one ends it at
+    once.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def end(number: int, frame: object) -> None:
+        signal.signal(number, signal.SIG_DFL)
+        raise SystemExit(128 + number)
+
+    numbers = (signal.SIGTERM, signal.SIGHUP)
+    before = {number: signal.getsignal(number) for number in numbers}
+    for number, handler in before.items():
+        if handler == signal.SIG_DFL:  # nohup ignores SIGHUP
+            signal.signal(number, end)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _end_with(text: str) -> NoReturn:
+    """Say why and end. The text may quote a board or a file: no terminal obeys any of it."""
     lines = text.encode("utf-8", errors="replace").decode("utf-8").split("\n")
-    return "\n".join(printable(line, limit=4000) for line in lines)
+    # A tab is harmless, and stands in the words of tools.
+    safe = ("\t".join(printable(part, limit=4000) for part in line.split("\t")) for line in lines)
+    print("error: " + "\n".join(safe), file=sys.stderr)
+    sys.exit(1)
 
 
 def main() -> None:

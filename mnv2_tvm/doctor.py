@@ -179,7 +179,8 @@ def _tool(names: tuple[str, ...], user: str, command: str) -> Finding:
 
 def _hardware() -> list[Finding]:
     host = this_host()
-    return [Finding("CPU", f"{host.cpu}, {host.cores} cores"), _memory(), _disk(), _governor()]
+    cpu = Finding("CPU", f"{host.cpu}, {host.cores} cores")
+    return [cpu, _memory(), _disk(), _home(), _governor()]
 
 
 def _memory() -> Finding:
@@ -198,9 +199,25 @@ def _disk() -> Finding:
         mib = shutil.disk_usage(folder).free >> 20
         if os.statvfs(folder).f_flag & os.ST_NOEXEC:  # the tuner loads libraries from there
             return Finding("temp folder", f"{folder} is mounted noexec", False, remedy)
-    except OSError as error:
-        return Finding("temp folder", str(error), False, remedy)
+        asked = os.environ.get("TMPDIR") or folder
+        if Path(asked).resolve() != Path(folder).resolve():
+            value = f"{folder}, as TMPDIR ({asked}) cannot be written"
+            return Finding("temp folder", value, remedy=remedy)
+    except OSError as error:  # none that can be written
+        return Finding("temp folder", error.strerror or str(error), False, remedy)
     return _amount("temp folder", mib, DISK_MIB, f"free in {folder}", remedy)
+
+
+def _home() -> Finding:
+    """Where the C compiler keeps its cache; without one, programs take far longer to link."""
+    remedy = 'export HOME="$(mktemp -d)"'
+    if not (home := os.environ.get("HOME")):
+        return Finding("home folder", "HOME is not set", remedy=remedy)
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or f"{home}/.cache")
+    place = next(path for path in (cache, *cache.parents) if path.exists())
+    if not (place.is_dir() and os.access(place, os.W_OK)):
+        return Finding("home folder", f"{cache} cannot be written", remedy=remedy)
+    return Finding("home folder", home)
 
 
 def _amount(name: str, mib: int, needed_mib: int, where: str, remedy: str) -> Finding:

@@ -2,11 +2,13 @@
 
 import os
 import platform
-import re
 import sys
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+
+CPUINFO = Path("/proc/cpuinfo")
 
 
 @dataclass(frozen=True)
@@ -28,26 +30,31 @@ class Host:
 @cache
 def this_host() -> Host:
     """Read /proc/cpuinfo once."""
-    text = Path("/proc/cpuinfo").read_text()
-    fields = dict(re.findall(r"^([\w ]+?)\s*:\s*(.*)$", text, re.MULTILINE))
+    text = ""
+    with suppress(OSError):  # a container may hide it
+        text = CPUINFO.read_text(encoding="utf-8", errors="replace")
+    fields = cpuinfo_fields(text)
     cpu = fields.get("model name") or fields.get("Model") or platform.machine()
     if "cpu family" in fields:  # cloud machines hide the model's number in the name alone
-        cpu += f" (family {fields['cpu family']} model {fields['model']})"
-    flags = fields.get("flags") or fields.get("Features") or ""
+        cpu += f" (family {fields['cpu family']} model {fields.get('model', '?')})"
     cores = len(os.sched_getaffinity(0))
-    machine, features = as_process(platform.machine(), set(flags.split()), sys.maxsize)
+    machine, features = as_process(platform.machine(), cpuinfo_features(fields), sys.maxsize)
     return Host(machine, cpu, cores, frozenset(features))
 
 
-def thread_note(threads: int) -> str:
-    """What a user who asks for more threads than there are CPUs must know; empty for others."""
-    cpus = len(os.sched_getaffinity(0))
-    if threads <= cpus:
-        return ""
-    return (
-        f"{threads} threads were asked for; runs take {cpus}, as this process may use "
-        f"{cpus} CPU{'s' if cpus > 1 else ''}"
-    )
+def cpuinfo_fields(text: str) -> dict[str, str]:
+    """The lines `key : value` of /proc/cpuinfo, in one look at each; of a repeated key the last."""
+    fields = {}
+    for line in text.split("\n"):
+        key, colon, value = line.partition(":")
+        if colon:
+            fields[key.strip()] = value.strip()
+    return fields
+
+
+def cpuinfo_features(fields: dict[str, str]) -> set[str]:
+    """The CPU features among `cpuinfo_fields`, on x86 and on ARM."""
+    return set((fields.get("flags") or fields.get("Features") or "").split())
 
 
 def as_process(machine: str, features: set[str], word: int) -> tuple[str, set[str]]:

@@ -20,8 +20,9 @@ Epilogue = Literal["relu6", "linear", "residual"]
 _WINDOW = {"conv": 3, "dwconv": 3, "pwconv": 1, "avgpool": 1, "irb": 3, "stem": 3}
 _BLOCKS = ("irb", "stem")
 _NAME = re.compile(
-    r"f32-(?P<operator>[a-z]+)(-3x3s(?P<stride>[12]))?-(?P<shape>\d+(x\d+){2,3})"
-    r"(-(?P<hidden>\d+)(?=-\d))?(-(?P<out_channels>\d+))?(-(?P<epilogue>linear|residual))?"
+    r"f32-(?P<operator>[a-z]+)(-3x3s(?P<stride>[12]))?-(?P<shape>\d{1,9}(x\d{1,9}){2,3})"
+    r"(-(?P<hidden>\d{1,9})(?=-\d))?(-(?P<out_channels>\d{1,9}))?"
+    r"(-(?P<epilogue>linear|residual))?"
 )
 
 

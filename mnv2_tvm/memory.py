@@ -15,6 +15,7 @@ import numpy as np
 
 from mnv2_tvm.deploy.loader import load
 from mnv2_tvm.errors import UserError
+from mnv2_tvm.untrusted import decode_json
 
 _RUNS = 3  # the first touches every page; the others show that nothing grows
 
@@ -43,10 +44,12 @@ def measure(folder: Path, threads: int) -> Memory:
 def measure_in_child(folder: Path, threads: int) -> Memory:
     """`measure` in a fresh process. Raises UserError with the child's own words."""
     command = [sys.executable, "-m", "mnv2_tvm.memory", str(folder), str(threads)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, capture_output=True, check=False)
+    what = f"the memory of {folder} cannot be measured"
     if done.returncode:
-        raise UserError(f"the memory of {folder} cannot be measured:\n{done.stderr.strip()}")
-    return Memory(**json.loads(done.stdout))
+        raise UserError(f"{what}:\n{done.stderr.decode(errors='replace').strip()}")
+    *_, last = done.stdout.splitlines() or [b""]  # what is imported may say something before
+    return decode_json(last, Memory, what)
 
 
 def _status_bytes(key: str) -> int:

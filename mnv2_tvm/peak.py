@@ -4,6 +4,7 @@ A figure from a data sheet does not hold on a machine whose clock moves or whose
 so the peak is measured in the same minute as what is compared with it.
 """
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from tvm import runtime
 
 from mnv2_tvm.deploy.link import compile_c, ffi_includes, link_shared
 from mnv2_tvm.errors import UserError
-from mnv2_tvm.files import scratch_folder
+from mnv2_tvm.files import check_loadable, scratch_folder
 from mnv2_tvm.target import Target
 
 SOURCE = Path(__file__).resolve().parent / "deploy" / "peak.c"
@@ -20,6 +21,8 @@ SOURCE = Path(__file__).resolve().parent / "deploy" / "peak.c"
 _SAMPLE_S = 0.05  # long beside the start of a thread, short beside a neighbour's time slice
 _SAMPLES = 5
 _SPARE_REGISTERS = 4  # factor and addend, and two that the compiler may want
+_MOST_ROUNDS = 2**28  # a second or more on any machine: a clock that sees less stands still
+_MOST_GHZ = 100  # far above any clock, as taps in the padding are counted and not computed
 _FACTOR, _ADDEND = 0.999, 0.001  # towards 1: no overflow, no denormals
 
 
@@ -31,6 +34,20 @@ def chains(target: Target) -> int:
 def flop_per_round(target: Target) -> int:
     """Of the loop; two for each fused multiply-add."""
     return 2 * chains(target) * target.vector.lanes
+
+
+def least_us(flops: int, target: Target) -> float:
+    """Microseconds in which no machine of the target can do so much work, whatever it says."""
+    per_cycle = 2 * target.vector.lanes * target.vector.fma_per_cycle
+    return flops / (per_cycle * _MOST_GHZ * 1e3)
+
+
+def above_peak(gflop_per_s: float, peak_gflop_per_s: float) -> list[str]:
+    """The warning about a rate that cannot be, if it is one."""
+    if gflop_per_s <= peak_gflop_per_s:
+        return []
+    rate = f"{gflop_per_s:.1f} GFLOP/s is above the FMA peak, {peak_gflop_per_s:.1f} measured"
+    return [f"{rate}: the clock or the measurement is wrong"]
 
 
 def compile_flags(target: Target) -> tuple[str, ...]:
@@ -58,6 +75,7 @@ def write_loop(target: Target, path: Path) -> list[Path]:
 
 
 def _load_here(path: Path) -> Any:
+    check_loadable(path)
     return runtime.load_module(str(path))
 
 
@@ -77,16 +95,20 @@ class PeakProbe:
     def gflop_per_s(self, threads: int = 1, sample_s: float = _SAMPLE_S) -> float:
         """The best of several samples, with `threads` of them at work at once.
 
-        Raises UserError where so many threads cannot be had.
+        Raises UserError where so many threads cannot be had, or the clock is wrong.
         """
         rounds = self._rounds(sample_s)
         seconds = min(self._sample(rounds, threads) for _ in range(_SAMPLES))
+        if not seconds:
+            raise UserError("the FMA peak cannot be measured: the clock there stands still")
         return threads * rounds * self._flop_per_round / seconds / 1e9
 
     def _rounds(self, seconds: float) -> int:
         """Rounds that take about `seconds`, found by doubling until they can be timed."""
         rounds, elapsed = 1000, 0.0
         while elapsed < seconds / 4:
+            if rounds > _MOST_ROUNDS:
+                raise UserError("the FMA peak cannot be measured: the clock there stands still")
             rounds *= 2
             elapsed = self._sample(rounds, 1)
         return max(1, round(rounds * seconds / elapsed))
@@ -96,4 +118,6 @@ class PeakProbe:
         seconds = float(self._seconds(_FACTOR, _ADDEND, rounds, threads))
         if seconds < 0:
             raise UserError(f"the FMA peak of {threads} threads cannot be measured: give 1 to 64")
+        if not math.isfinite(seconds):
+            raise UserError(f"the FMA peak cannot be measured: a sample took {seconds} s")
         return seconds

@@ -16,7 +16,7 @@ from mnv2_tvm.passes.describe_layer import describe_layer
 from mnv2_tvm.passes.emit_network import emit_network
 from mnv2_tvm.passes.find_blocks import operations
 from mnv2_tvm.passes.fuse_layers import fuse_layers
-from mnv2_tvm.passes.list_steps import Step, list_steps
+from mnv2_tvm.passes.list_steps import Step, list_steps, output_shape
 from mnv2_tvm.passes.lower_kernels import lower_kernels
 from mnv2_tvm.passes.plan_memory import Plan, plan_memory
 from mnv2_tvm.passes.select_kernels import Choose, select_kernels
@@ -32,6 +32,7 @@ class Compilation:
     choose: Choose
     steps: tuple[Step, ...] = ()
     weights: bytes = b""
+    output_shape: tuple[int, ...] = ()  # of the tensor that the network returns
     plan: Plan = Plan({}, 0)  # noqa: RUF009 - frozen, and empty
 
 
@@ -48,7 +49,7 @@ def _select_kernels(c: Compilation) -> Compilation:
 
 def _list_steps(c: Compilation) -> Compilation:
     steps, weights = list_steps(c.module)
-    return replace(c, steps=steps, weights=weights)
+    return replace(c, steps=steps, weights=weights, output_shape=output_shape(c.module))
 
 
 def _plan_memory(c: Compilation) -> Compilation:

@@ -19,8 +19,10 @@ from mnv2_tvm.layer import Layer
 from mnv2_tvm.model import Architecture
 from mnv2_tvm.network import SourceNetwork
 from mnv2_tvm.pipeline import network_blocks, network_layers
-from mnv2_tvm.search.records import Decisions, Record, TuningLog
+from mnv2_tvm.search.entries import Record
+from mnv2_tvm.search.records import Decisions
 from mnv2_tvm.target import Target
+from mnv2_tvm.untrusted import printable
 
 _LINES_SHOWN = 2  # of a run of alike statements
 
@@ -32,6 +34,7 @@ class Shown:
     layer: Layer
     schedule: Schedule
     fused: bool  # False for a block that is done layer by layer, so that this would be its kernel
+    source: str  # tuned, tuned elsewhere or default
     record: Record | None
     registers: int
     scratch_bytes: int  # of each thread
@@ -43,17 +46,15 @@ class Shown:
 
 def show(layer: Layer, target: Target, *, threads: int = 1, log_dir: Path | None = None) -> Shown:
     """What `build` will run for the layer on the target, and why."""
-    chosen = Decisions.load(target, threads, log_dir)(layer)
+    decisions = Decisions.load(target, threads, log_dir)
+    chosen = decisions(layer)
     schedule = chosen or schedule_class(layer).default(layer, target)
-    log = TuningLog.of(target, log_dir)
-    records = [r for r in log.records() if r.layer == layer and r.threads in (1, threads)]
-    records.sort(key=lambda record: record.threads == threads)  # as Decisions choose
-    record = records[-1] if records else None
     return Shown(
         layer=layer,
         schedule=schedule,
         fused=chosen is not None,
-        record=record,
+        source=decisions.source(layer),
+        record=decisions.records.get(layer),
         registers=schedule.registers(layer, target),
         scratch_bytes=4 * schedule.scratch_floats(layer),
         panel_bytes=schedule.panel_bytes(layer),
@@ -107,7 +108,11 @@ def _print(shown: Shown, target: Target, console: Console) -> None:
     origin = "the machine's facts in targets/ (no record)"
     if record is not None:
         where = ", ".join(f"{key} {value}" for key, value in record.provenance.items())
-        origin = f"a record: {record.median_us:.1f} us inside the network; {where}"
+        emulated = "emulated, no time of real hardware; " if record.emulated else ""
+        origin = (
+            f"a record, {shown.source}: {record.median_us:.1f} us inside the network; "
+            f"{emulated}{printable(where)}"
+        )
     weights = "none"
     if shown.panel_bytes:
         weights = (

@@ -3,31 +3,63 @@
 Schedules take tile sizes from these facts and never read the target's name.
 """
 
+import re
 import tomllib
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, is_dataclass
+from difflib import get_close_matches
+from functools import cache
 from pathlib import Path
-from types import MappingProxyType
-from typing import Any, TypeVar, get_type_hints
+from typing import Annotated, Any, Literal, get_args, get_type_hints
 
+import msgspec
 import tvm
+from msgspec import Meta
 
 from mnv2_tvm.data import data_folder
 from mnv2_tvm.errors import UserError
 from mnv2_tvm.host import this_host
+from mnv2_tvm.untrusted import convert, printable, read_bytes
 
-T = TypeVar("T")
+_MAX_BYTES = 2**16  # of a file; the longest of ours has 2 kB
+_ALIASES = {"arm64": "aarch64", "amd64": "x86_64", "i686": "i386"}  # what LLVM has other names for
+
+Count = Annotated[int, Meta(ge=1, le=2**40)]
+
+
+class Codegen(
+    msgspec.Struct,
+    frozen=True,
+    forbid_unknown_fields=True,
+    rename={"mfloat_abi": "mfloat-abi", "vector_width": "vector-width"},
+):
+    """Options of TVM's LLVM target, in the file under its own names."""
+
+    kind: Literal["llvm"]
+    mtriple: str
+    mcpu: str
+    mattr: tuple[str, ...] = ()
+    mfloat_abi: Literal["hard", "soft"] | None = None
+    mabi: str | None = None
+    vector_width: Count | None = None
+
+    def options(self) -> dict[str, Any]:
+        """Those that are given, as TVM takes them."""
+        return {name: value for name, value in msgspec.to_builtins(self).items() if value}
 
 
 @dataclass(frozen=True)
 class Vector:
     """The SIMD unit: bytes of a register, how many there are, and what a cycle can do with them."""
 
-    bytes: int
-    registers: int
-    fma_latency: int  # cycles
-    fma_per_cycle: int
-    loads_per_cycle: int
+    bytes: Count
+    registers: Count
+    fma_latency: Count  # cycles
+    fma_per_cycle: Count
+    loads_per_cycle: Count
     memory_operands: bool  # whether an FMA can take an operand from memory
+    # The largest of two values where one is NaN: the second of them (x86, and a comparison with a
+    # move after it), NaN, or the other one, the number. The last for scalars alone.
+    max_of_nan: Literal["second", "nan", "number"]
 
     @property
     def lanes(self) -> int:
@@ -39,8 +71,8 @@ class Vector:
 class Cache:
     """Sizes in bytes; L1 and L2 are those of one core."""
 
-    l1_bytes: int
-    l2_bytes: int
+    l1_bytes: Count
+    l2_bytes: Count
 
 
 @dataclass(frozen=True)
@@ -69,8 +101,8 @@ class Link:
 class Microcontroller:
     """A machine without threads, libc and files: its memory, and the board of QEMU like it."""
 
-    flash_bytes: int
-    ram_bytes: int
+    flash_bytes: Count
+    ram_bytes: Count
     qemu_machine: str
     qemu_cpu: str
     qemu_code: str  # places in the emulated board's memory, as a linker script writes them
@@ -84,7 +116,7 @@ class Target:
 
     name: str
     description: str
-    tvm: MappingProxyType[str, Any]
+    tvm: Codegen
     vector: Vector
     cache: Cache
     host: HostNeeds
@@ -95,7 +127,8 @@ class Target:
     def load(cls, name: str) -> "Target":
         """The target `name`, or for an alias such as `x86` the best one that this host can run.
 
-        Raises UserError for an unknown name, broken TOML, or a missing or mistyped key.
+        Raises UserError for an unknown name, broken TOML, a key that is missing, mistyped or
+        unknown, and for a CPU that LLVM does not know: it would silently take another.
         """
         table = _read(_file(name))
         if "best_of" not in table:
@@ -115,9 +148,28 @@ class Target:
         """What this host lacks to run a library of the target; empty if nothing."""
         return this_host().missing(self.host.machine, self.host.features)
 
+    def require_here(self) -> None:
+        """Raises UserError on a host that cannot run a library of the target."""
+        if lacking := self.missing_here():
+            raise UserError(
+                f"this host cannot run {self.name}: it needs {', '.join(lacking)}. Take a device "
+                "with --via or --tracker, or give another --target"
+            )
+
     def codegen(self) -> Any:
         """TVM's own Target object."""
-        return tvm.target.Target(dict(self.tvm))
+        return tvm.target.Target(self.tvm.options())
+
+    @property
+    def android(self) -> bool:
+        """Whether its system is Android, whose C library and loader are its own."""
+        return self.tvm.mtriple.rpartition("-")[2].startswith("android")
+
+
+class _Alias(msgspec.Struct, forbid_unknown_fields=True):
+    """A file that is no machine of its own: the first of these that the host can run."""
+
+    best_of: Annotated[tuple[str, ...], Meta(min_length=1)]
 
 
 def target_names() -> list[str]:
@@ -132,84 +184,74 @@ def _file(name: str) -> Path:
 
 
 def _read(path: Path) -> dict[str, Any]:
+    data = read_bytes(path, str(path), _MAX_BYTES).removeprefix(b"\xef\xbb\xbf")
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not valid TOML: {error}") from error
+        return tomllib.loads(data.decode("utf-8"))
+    except RecursionError as error:
+        raise UserError(f"{path}: not valid TOML: nested too deeply") from error
+    except ValueError as error:  # no UTF-8, no TOML, or a number of 5000 digits
+        raise UserError(f"{path}: not valid TOML: {printable(error)}") from error
 
 
 def _candidates(path: Path, table: dict[str, Any]) -> tuple[str, ...]:
     """The targets of an alias: at least one, all of them files of machines."""
-    _check_keys(path, "", table, {"best_of"})
-    names = _names(path, "best_of", table["best_of"])
-    machines = [name for name in target_names() if "best_of" not in _read(_file(name))]
-    if not names or not set(names) <= set(machines):
-        raise UserError(f"{path}: key 'best_of' must name some of {', '.join(machines)}")
+    names = convert(table, _Alias, str(path)).best_of
+    known = set(target_names())
+    if any(name not in known or "best_of" in _read(_file(name)) for name in names):
+        raise UserError(f"{path}: key 'best_of' must name files of machines in targets/")
     return names
 
 
 def _from_table(name: str, table: dict[str, Any]) -> Target:
     path = _file(name)
-    optional = {"microcontroller"} - table.keys()
-    _check_keys(path, "", table, {field.name for field in fields(Target)} - {"name"} - optional)
-    _check_type(path, "description", table["description"], str)
-    _check_type(path, "tvm", table["tvm"], dict)
-    vector = _section(path, "vector", table, Vector)
-    if vector.bytes & (vector.bytes - 1) or vector.bytes < 4:
+    _check_known(path, "", table, Target)
+    target: Target = convert(table | {"name": name}, Target, str(path))
+    if target.vector.bytes & (target.vector.bytes - 1) or target.vector.bytes < 4:
         raise UserError(f"{path}: key 'vector.bytes' must be a power of two from 4 up")
-    return Target(
-        name=name,
-        description=table["description"],
-        tvm=MappingProxyType(table["tvm"]),
-        vector=vector,
-        cache=_section(path, "cache", table, Cache),
-        host=_section(path, "host", table, HostNeeds),
-        link=_section(path, "link", table, Link),
-        microcontroller=None
-        if optional
-        else _section(path, "microcontroller", table, Microcontroller),
-    )
+    if wrong := _unknown_to_llvm(target.tvm):
+        raise UserError(f"{path}: key 'tvm.{wrong}")
+    return target
 
 
-def _section(path: Path, key: str, table: dict[str, Any], kind: type[T]) -> T:
-    """One table of the file as the dataclass `kind`, every key present and of its type."""
-    section = table[key]
-    _check_type(path, key, section, dict)
-    types = get_type_hints(kind)
-    _check_keys(path, f"{key}.", section, set(types))
-    return kind(
-        **{name: _value(path, f"{key}.{name}", section[name], types[name]) for name in types}
-    )
+def _check_known(path: Path, prefix: str, table: Any, kind: Any) -> None:
+    """Raises UserError for a key that is none of the dataclass `kind`, or of one inside it."""
+    if not isinstance(table, dict):
+        return  # of a wrong type, which `convert` tells
+    hints = get_type_hints(kind)
+    for key, value in table.items():
+        if key not in hints or (kind is Target and key == "name"):
+            raise UserError(f"{path}: key '{printable(prefix + key)}' is not known here")
+        for inner in (hints[key], *get_args(hints[key])):
+            if is_dataclass(inner):
+                _check_known(path, f"{prefix}{key}.", value, inner)
 
 
-def _value(path: Path, key: str, value: Any, kind: type) -> Any:
-    """A value of the file as a bool, an int above 0, a str, or a tuple of str."""
-    if kind is bool:
-        _check_type(path, key, value, bool)
-        return value
-    if kind is int:
-        if type(value) is not int or value < 1:
-            raise UserError(f"{path}: key '{key}' must be a positive integer, not {value!r}")
-        return value
-    if kind is str:
-        _check_type(path, key, value, str)
-        return value
-    return _names(path, key, value)
+@cache
+def _unknown_to_llvm(codegen: Codegen) -> str:
+    """A key with what is wrong with it, or nothing.
+
+    LLVM itself takes a generic CPU for one that it does not know, and crashes for a machine.
+    """
+    machine = re.sub(r"v[0-9].*", "", codegen.mtriple.partition("-")[0])
+    if _ALIASES.get(machine, machine) not in tvm.get_global_func("target.llvm_get_targets")():
+        return f"mtriple': LLVM knows no machine '{printable(codegen.mtriple)}'"
+    if not tvm.get_global_func("target.llvm_is_valid_cpu")(codegen.mcpu, codegen.mtriple):
+        plain = tvm.target.Target({"kind": "llvm", "mtriple": codegen.mtriple})
+        cpus = map(str, tvm.get_global_func("target.llvm_get_cpu_archlist")(plain))
+        close = ", ".join(get_close_matches(codegen.mcpu, cpus)) or "none is like it"
+        return f"mcpu': LLVM knows no CPU '{printable(codegen.mcpu)}'; it knows {close}"
+    for word in codegen.mattr:
+        sign, name = word[:1], word[1:]
+        options = codegen.options() | {"mattr": [f"+{name}"]}
+        if not (
+            sign in ("+", "-")
+            and re.fullmatch(r"[\w.-]+", name, re.ASCII)
+            and name in _features(tvm.target.Target(options))
+        ):
+            return f"mattr': LLVM knows no feature '{printable(word)}'; give +NAME or -NAME"
+    return ""
 
 
-def _names(path: Path, key: str, value: Any) -> tuple[str, ...]:
-    if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
-        raise UserError(f"{path}: key '{key}' must be a list of strings, not {value!r}")
-    return tuple(value)
-
-
-def _check_keys(path: Path, prefix: str, table: dict[str, Any], expected: set[str]) -> None:
-    for key in sorted(expected - table.keys()):
-        raise UserError(f"{path}: key '{prefix}{key}' is missing")
-    for key in sorted(table.keys() - expected):
-        raise UserError(f"{path}: key '{prefix}{key}' is not known here")
-
-
-def _check_type(path: Path, key: str, value: object, kind: type) -> None:
-    if not isinstance(value, kind):
-        raise UserError(f"{path}: key '{key}' must be a {kind.__name__}, not {value!r}")
+def _features(codegen: Any) -> set[str]:
+    """All that a CPU has, with those that were asked for."""
+    return set(map(str, tvm.get_global_func("target.llvm_get_cpu_features")(codegen)))

@@ -1,7 +1,8 @@
 """`python -m mnv2_tvm.tune`: search the schedules of a network on its target, keep the best."""
 
-import datetime
+import os
 import time
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -12,22 +13,24 @@ import typer
 from rich.console import Console
 
 from mnv2_tvm import cli
+from mnv2_tvm.bench_result import crowd_warning
+from mnv2_tvm.deploy.library import MAX_THREADS
 from mnv2_tvm.device.plain_server import NOTHING_TOLD, WARNING, check_option
 from mnv2_tvm.device.session import Address, board_info
 from mnv2_tvm.device.tracker import parse_address
 from mnv2_tvm.errors import UserError
-from mnv2_tvm.host import this_host, thread_note
 from mnv2_tvm.layer import Layer
 from mnv2_tvm.model import Architecture
 from mnv2_tvm.network import SourceNetwork
 from mnv2_tvm.pipeline import network_blocks, network_layers
 from mnv2_tvm.search.candidate_bench import Tally
+from mnv2_tvm.search.entries import Record
 from mnv2_tvm.search.in_network import RESERVE_S, InNetwork, measure_in_network
 from mnv2_tvm.search.layers import LayerSearch, known_layers, search_layers
+from mnv2_tvm.search.machine import Machine
 from mnv2_tvm.search.progress import Progress
-from mnv2_tvm.search.records import Decisions, Record, TuningLog
+from mnv2_tvm.search.records import Decisions, TuningLog
 from mnv2_tvm.target import Target
-from mnv2_tvm.versions import versions
 from mnv2_tvm.via.board import ProgramBoard
 from mnv2_tvm.via.device import Device, check_options, parse_via
 
@@ -61,41 +64,47 @@ def tune(
     """Search the layers whose names match the glob `layer`, at most `trials` points of each.
 
     Goes on from the measurements in the log, appends each new one at once, and at the end keeps
-    what was fastest inside the whole network. Measures here, on the boards of a tracker, or on the
-    device that `via` names. Raises UserError where this host cannot run the
-    target, nothing matches, the log cannot be written, or nothing could be measured.
+    what was fastest inside the whole network, all within `time_budget_s`. Measures here, on the
+    boards of a tracker, or on the device that `via` names. Raises UserError, before any work, for
+    options that cannot be, where this host cannot run the target, nothing matches or the log
+    cannot be written; later, where nothing could be measured.
     """
     start = time.monotonic()
+    _check_numbers(threads, trials, time_budget_s)
     check_option(tracker, plain_server)
     check_options(via, runner, tracker)
+    if tracker is None and via is None:
+        _require_this_host(target)
+    wanted, blocks = _wanted(architecture, layer, seed)
     with ExitStack() as stack:
         address = device = None
+        info: Mapping[str, Any] = {}
+        machine = Machine.here()
         if tracker is not None:
             address = Address(tracker, target.name, plain_server)
             address.boards()
-            machine = _Machine.of(board_info(address), log_dir, f"the board {target.name}")
+            info = board_info(address)
         elif via is not None:
             device = stack.enter_context(Device(parse_via(via), target, runner))
-            machine = _Machine.of(device.info, log_dir, via)
-        else:
-            _require_this_host(target)
-            machine = _Machine(this_host().cpu)
-        log = TuningLog.of(target, log_dir)
-        log.open_for_writing()
-        searches, blocks = _searches(target, architecture, layer, seed, log, machine)
-        progress = stack.enter_context(
-            Progress(console or cli.plain_console(stderr=True), time_budget_s)
-        )
+            info = device.info
+        if info:
+            machine = Machine.of_board(info)
+            _check_log(machine, log_dir, via or f"the board {target.name}")
+        log = TuningLog.to_write(target, log_dir)
+        searches = known_layers(wanted, target, log, machine)
+        left_s = time_budget_s - (time.monotonic() - start)
+        progress = stack.enter_context(Progress(console or cli.plain_console(stderr=True), left_s))
         progress.line(_opening(target, machine, searches, threads, log))
-        if machine.told_nothing:
+        if info is NOTHING_TOLD:
             progress.line(f"warning: {WARNING}")
-        if address is None and device is None and (note := thread_note(threads)):
-            progress.line(f"note: {note}")
+        for warning in crowd_warning(threads, None if info else len(os.sched_getaffinity(0))):
+            progress.line(f"warning: {warning}")
         board = ProgramBoard(device, progress) if device else None
         tally = search_layers(
             searches,
             target,
             log,
+            machine,
             trials=trials,
             seed=seed,
             reserve_s=min(RESERVE_S, time_budget_s / 2),
@@ -103,7 +112,7 @@ def tune(
             address=address,
             board=board,
         )
-        base = Decisions.load(target, threads, log_dir)
+        base = Decisions.load(target, threads, log_dir, machine.cpu)
         measured = [search for search in searches if search.best]
         result = measure_in_network(
             measured,
@@ -117,20 +126,23 @@ def tune(
             address=address and address.without(tally.dropped_boards),
             board=board,
         )
-    records = _records(measured, result, threads, machine.cpu)
+    records = _records(measured, result, threads, machine)
     log.keep(records)
     return TuneReport(records, tally, result, time.monotonic() - start)
 
 
-def _searches(
-    target: Target,
-    architecture: Architecture,
-    layer: str,
-    seed: int,
-    log: TuningLog,
-    machine: "_Machine",
-) -> tuple[list[LayerSearch], list[Layer]]:
-    """A search for each layer and block whose name matches, and all blocks of the network."""
+def _check_numbers(threads: int, trials: int, time_budget_s: float) -> None:
+    """What a caller from Python may get wrong; on the command line typer knows the same."""
+    if not 1 <= threads <= MAX_THREADS:
+        raise UserError(f"{threads} threads: give 1 to {MAX_THREADS}")
+    if trials < 1:
+        raise UserError(f"{trials} trials: give 1 or more")
+    if not 0 < time_budget_s < float("inf"):
+        raise UserError(f"a time budget of {time_budget_s} s: give the seconds, such as 600")
+
+
+def _wanted(architecture: Architecture, layer: str, seed: int) -> tuple[list[Layer], list[Layer]]:
+    """The layers and blocks whose names match, and all blocks of the network."""
     module = SourceNetwork.make(architecture, None, seed).relax()
     blocks = network_blocks(module)
     layers = network_layers(module) + blocks
@@ -138,7 +150,7 @@ def _searches(
     if not wanted:
         names = "\n  ".join(sorted({one.name for one in layers}))
         raise UserError(f"no layer matches '{layer}'; the network has\n  {names}")
-    return known_layers(wanted, target, log, emulated=machine.emulated), blocks
+    return wanted, blocks
 
 
 def _require_this_host(target: Target) -> None:
@@ -151,50 +163,36 @@ def _require_this_host(target: Target) -> None:
         )
 
 
-@dataclass(frozen=True)
-class _Machine:
-    """What the times are measured on."""
-
-    cpu: str
-    emulated: bool = False
-    told_nothing: bool = False  # a board whose server is not ours
-
-    @classmethod
-    def of(cls, info: dict[str, Any], log_dir: Path | None, name: str) -> "_Machine":
-        """Raises UserError where emulated times would go into the shipped logs."""
-        if info["emulated"] and log_dir is None:
-            raise UserError(
-                f"{name} is emulated: its times must not stand among measured ones; give it a log "
-                "of its own with --log-dir DIR"
-            )
-        mark = " (emulated: no time of real hardware)" if info["emulated"] else ""
-        return cls(f"{info['cpu']}{mark}", bool(info["emulated"]), info is NOTHING_TOLD)
+def _check_log(machine: Machine, log_dir: Path | None, name: str) -> None:
+    """Raises UserError where emulated times would go into the logs of real machines."""
+    if machine.emulated and log_dir is None:
+        raise UserError(
+            f"{name} is emulated: its times must not stand among measured ones; give it a log "
+            "of its own with --log-dir DIR"
+        )
 
 
 def _opening(
-    target: Target, machine: _Machine, searches: list[LayerSearch], threads: int, log: TuningLog
+    target: Target, machine: Machine, searches: list[LayerSearch], threads: int, log: TuningLog
 ) -> str:
     points = sum(len(search.space) for search in searches)
     known = sum(len(search.times) for search in searches)
+    others = sum(len(search.elsewhere) for search in searches)
+    learnt = f" ({others} on another machine or by other versions)" if others else ""
     return (
-        f"{target.name} on {machine.cpu}, {threads} thread(s): {len(searches)} layers, "
-        f"{points} points, {known} of them measured before; log in {log.folder}"
+        f"{target.name} on {machine}, {threads} thread(s): {len(searches)} layers, "
+        f"{points} points, {known} of them measured before{learnt}; log in {log.folder}"
     )
 
 
 def _records(
-    searches: list[LayerSearch], result: InNetwork, threads: int, machine: str
+    searches: list[LayerSearch], result: InNetwork, threads: int, machine: Machine
 ) -> list[Record]:
-    installed = versions()
-    provenance = {
-        "cpu": machine,
-        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-        "mnv2-tvm": installed["mnv2-tvm"],
-        "apache-tvm": installed["apache-tvm"],
-    }
     records = []
     for search in searches:
-        kept = result.kept[search.layer]
+        kept = result.kept.get(search.layer)
+        if kept is None:  # no variant of the network had it
+            continue
         max_error = 0.0  # of a block layer by layer, which has no kernel of its own
         if kept.schedule is not None:
             max_error = search.times[kept.schedule].max_error or 0.0
@@ -206,7 +204,8 @@ def _records(
                 median_us=kept.samples_us[1],
                 samples_us=kept.samples_us,
                 max_error=max_error,
-                provenance=provenance,
+                provenance=machine.provenance(),
+                emulated=machine.emulated,
             )
         )
     return records
@@ -220,7 +219,10 @@ def main(
     trials: Annotated[int, typer.Option(min=1, help="Points measured of each layer.")] = 64,
     time_budget: Annotated[float, typer.Option(min=1, help="Seconds for everything.")] = 600.0,
     layer: Annotated[str, typer.Option(help="Only layers whose name matches this glob.")] = "*",
-    log_dir: Annotated[Path | None, typer.Option(help="Tuning logs; default: shipped.")] = None,
+    log_dir: Annotated[
+        Path | None,
+        typer.Option(help="Tuning logs; default: the checkout's, or with a wheel your own."),
+    ] = None,
     seed: cli.Seed = 0,
     tracker: Annotated[
         str | None, typer.Option(help="HOST:PORT: measure on all boards with the target's name.")

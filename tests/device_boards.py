@@ -50,16 +50,18 @@ def wait_until(condition: Callable[[], bool], what: str, patience_s: float = PAT
 def ready_tracker(port: int = 0) -> Iterator[Tracker]:
     """A tracker that answers: on a loaded machine its start takes longer than anybody waits."""
 
-    def answers() -> bool:
-        try:
-            summary((tracker.host, tracker.port))
-        except DeviceError:
-            return False
-        return True
-
     with start_tracker(port=port) as tracker:
-        wait_until(answers, "an answer of the tracker")
+        wait_until(lambda: answers(tracker), "an answer of the tracker")
         yield tracker
+
+
+def answers(tracker: Tracker) -> bool:
+    """Whether it does by now."""
+    try:
+        summary((tracker.host, tracker.port))
+    except DeviceError:
+        return False
+    return True
 
 
 def wait_for_boards(tracker: Address, key: str, count: int = 1) -> None:

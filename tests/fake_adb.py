@@ -13,19 +13,25 @@ import shutil, subprocess, sys
 from pathlib import Path
 
 MODE, PHONE = {mode!r}, {phone!r}
+AIR = "adb-PHONE1-Xy (2)._adb-tls-connect._tcp"
+BEFORE = {{
+    "starts": "* daemon not running; starting now at tcp:5037\\n* daemon started successfully\\n",
+    "other version": "adb server version (39) doesn't match this client (41); killing...\\n",
+}}
 STATES = {{
     "unauthorized": "PHONE1\\tunauthorized\\n", "offline": "PHONE1\\toffline\\n", "none": "",
     "no permissions": "PHONE1\\tno permissions (user in plugdev group; are your udev rules "
     "wrong?); see [http://developer.android.com/tools/device.html]\\n",
     "recovery": "PHONE1\\trecovery\\n",
-    "two": "PHONE1\\tdevice\\n192.168.1.5:5555\\tdevice\\n",
+    "two": "PHONE1\\tdevice\\n192.168.1.5:5555\\tdevice\\n", "air": AIR + "\\tdevice\\n",
+    "other version": "* daemon started successfully\\nPHONE1\\tdevice\\n",
 }}
 words = sys.argv[1:]
 if words == ["devices"]:
-    print("List of devices attached")
+    print(BEFORE.get(MODE, "") + "List of devices attached")
     print(STATES.get(MODE, "PHONE1\\tdevice\\n"))
     sys.exit(0)
-assert words[0] == "-s" and words[1] in ("PHONE1", "192.168.1.5:5555"), words
+assert words[0] == "-s" and words[1] in ("PHONE1", "192.168.1.5:5555", AIR), words
 command, rest = words[2], words[3:]
 if MODE == "lost" and "--deadline" in " ".join(rest):
     sys.exit("error: device 'PHONE1' not found")

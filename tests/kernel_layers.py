@@ -59,6 +59,8 @@ def block_layers(lanes: int) -> list[Layer]:
         Layer("irb", 1, 1, 1, 3, 3, 1, "residual", lanes),
         Layer("irb", 1, 2, 17, lanes, 2 * lanes, 1, "linear", half),
         Layer("irb", 2, 15, 3, 4, 4, 1, "residual", 4 * lanes + 1),
+        Layer("irb", 1, 5, 6, half, lanes + 3, 1, "relu6", 3 * lanes),
+        Layer("stem", 1, 9, 9, 3, lanes, 2, "relu6", 2 * lanes),
         Layer("stem", 1, 17, 13, 3, half, 2, "linear", 2 * lanes),
         Layer("stem", 2, 8, 12, 3, 7, 2, "linear", half),
         Layer("stem", 1, 3, 3, 1, lanes, 1, "linear", lanes + 4),

@@ -1,17 +1,31 @@
-"""Networks as the passes see them, with every block as one kernel and layer by layer."""
+"""Networks as the passes see them, with every block as one kernel and layer by layer.
 
+And small networks of other forms than MobileNetV2's, each beside its own numbers by torch.
+"""
+
+import ctypes
 import functools
+from collections.abc import Callable
+from dataclasses import dataclass
 from math import prod
+from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+import torch
+from torch.nn import functional
+from tvm import relax
 
+from mnv2_tvm.deploy.library import Interface, write_library
+from mnv2_tvm.deploy.loader import LIBRARY
 from mnv2_tvm.layer import Layer
 from mnv2_tvm.model import Architecture
 from mnv2_tvm.network import SourceNetwork
 from mnv2_tvm.passes.fuse_layers import fuse_layers
 from mnv2_tvm.passes.list_steps import Step, list_steps
 from mnv2_tvm.passes.select_kernels import select_kernels
-from mnv2_tvm.pipeline import network_blocks
+from mnv2_tvm.pipeline import Compilation, network_blocks
 from mnv2_tvm.search.records import Decisions
 from mnv2_tvm.target import Target
 
@@ -49,3 +63,110 @@ def network_of(architecture: Architecture) -> SourceNetwork:
 def byte_count(layer: Layer) -> int:
     """Of the output."""
     return 4 * prod(layer.output_shape)
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A tensor of a small network: its Relax variable, and its values by torch [n, c, y, x]."""
+
+    variable: Any
+    value: torch.Tensor
+
+
+class Drawing:
+    """A small network, drawn operator by operator; torch computes it on the way."""
+
+    def __init__(self) -> None:
+        self._builder = relax.BlockBuilder()
+        self._random = np.random.default_rng(0)
+
+    def _normal(self, *shape: int, scale: float = 1.0) -> np.ndarray:
+        return self._random.standard_normal(shape, np.float32) * np.float32(scale)
+
+    def convolution(
+        self,
+        x: Drawn,
+        channels: int,
+        window: int = 1,
+        stride: int = 1,
+        *,
+        relu6: bool = True,
+        residual: Drawn | None = None,
+    ) -> Drawn:
+        """1x1 or 3x3, with bias, then ReLU6 or an addition."""
+        depth = int(x.value.shape[1])
+        return self._convolve(x, (window, window, depth, channels), stride, relu6, residual)
+
+    def depthwise(self, x: Drawn, stride: int = 1, *, relu6: bool = True) -> Drawn:
+        """3x3 of each channel, with bias."""
+        return self._convolve(x, (3, 3, int(x.value.shape[1]), 1), stride, relu6, None)
+
+    def mean(self, x: Drawn) -> Drawn:
+        """Over the image: [n, c]."""
+        pooled = self._builder.emit(relax.op.mean(x.variable, [1, 2]))
+        return Drawn(pooled, x.value.mean(dim=(2, 3)))
+
+    def _convolve(
+        self, x: Drawn, shape: tuple[int, ...], stride: int, relu6: bool, residual: Drawn | None
+    ) -> Drawn:
+        window, _, depth, channels = shape
+        groups = depth if channels == 1 else 1
+        weight = self._normal(*shape, scale=2 / (window**2 * depth / groups) ** 0.5)
+        bias = self._normal(channels * groups)
+        y = relax.op.nn.conv2d(
+            x.variable,
+            relax.const(weight),
+            strides=(stride, stride),
+            padding=(window // 2,) * 4,
+            groups=groups,
+            data_layout="NHWC",
+            kernel_layout="HWIO" if groups == 1 else "HWOI",
+        )
+        y = self._builder.emit(relax.op.add(self._builder.emit(y), relax.const(bias)))
+        axes = (3, 2, 0, 1) if groups == 1 else (2, 3, 0, 1)
+        value = functional.conv2d(
+            x.value,
+            torch.from_numpy(weight.transpose(axes).copy()),
+            torch.from_numpy(bias),
+            stride,
+            window // 2,
+            groups=groups,
+        )
+        if residual is not None:
+            y = self._builder.emit(relax.op.add(residual.variable, y))
+            return Drawn(y, residual.value + value)
+        if relu6:
+            return Drawn(self._builder.emit(relax.op.clip(y, 0, 6)), value.clamp(0, 6))
+        return Drawn(y, value)
+
+    def draw(
+        self, shape: tuple[int, ...], emit: Callable[["Drawing", Drawn], Drawn]
+    ) -> tuple[Any, np.ndarray, np.ndarray]:
+        """The Relax module of a network, an input [n, y, x, c] and what torch makes of it."""
+        images = self._normal(*shape)
+        x = relax.Var("input", relax.TensorType(shape, "float32"))
+        with self._builder.function("main", [x]):
+            with self._builder.dataflow():
+                image = torch.from_numpy(images).permute(0, 3, 1, 2)
+                result = emit(self, Drawn(x, image))
+                output = self._builder.emit_output(result.variable)
+            self._builder.emit_func_output(output)
+        value = result.value
+        wanted = value.permute(0, 2, 3, 1) if value.ndim == 4 else value
+        return self._builder.get(), images, np.ascontiguousarray(wanted.numpy())
+
+
+def library_result(compiled: Compilation, images: np.ndarray, folder: Path) -> np.ndarray:
+    """What the C library gives for the images; nothing outside its output may change."""
+    interface = Interface.of(compiled, threads=1)
+    write_library(compiled, interface, folder)
+    library = ctypes.CDLL(str(folder / LIBRARY))
+    workspace = np.zeros(interface.workspace_bytes + ALIGNMENT, np.uint8)
+    start = -workspace.ctypes.data % ALIGNMENT + workspace.ctypes.data
+    size = library.mnv2_output_size()
+    assert size == prod(interface.output_shape)
+    output = np.full(size + 4096, -12345.5, np.float32)
+    pointers = (images.ctypes.data, output.ctypes.data, start)
+    assert library.mnv2_run(*map(ctypes.c_void_p, pointers)) == 0
+    assert (output[size:] == -12345.5).all(), "the library wrote behind its output"
+    return output[:size].reshape(interface.output_shape)

@@ -6,12 +6,15 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 
+from mnv2_tvm.device.failure import Failure, Kind
 from mnv2_tvm.kernels import Schedule, schedule_class
 from mnv2_tvm.layer import Layer
 from mnv2_tvm.model import Architecture
 from mnv2_tvm.network import SourceNetwork
 from mnv2_tvm.pipeline import network_blocks, network_layers
-from mnv2_tvm.search.records import MEASUREMENTS, Measurement, TuningLog
+from mnv2_tvm.search.entries import Measurement
+from mnv2_tvm.search.machine import Machine
+from mnv2_tvm.search.records import MEASUREMENTS, TuningLog
 from mnv2_tvm.target import Target
 from mnv2_tvm.tune import TuneReport
 
@@ -22,6 +25,7 @@ LAYERS, BLOCKS = network_layers(MODULE), network_blocks(MODULE)
 GLOB = "f32-*conv-*1x1x336*"  # depthwise, linear and residual
 SEARCHED = {layer for layer in LAYERS if fnmatchcase(layer.name, GLOB)}
 TRIALS = 6
+HERE = Machine.here()
 
 
 @dataclass(frozen=True)
@@ -56,8 +60,18 @@ def trials_of(target: Target, trials: int) -> Counter[Layer]:
     return Counter({layer: min(trials, len(space_of(layer, target))) for layer in SEARCHED})
 
 
-def keep_failures(log: TuningLog, layer: Layer, schedules: list[Schedule], failure: str) -> None:
-    """Write a measurement that failed for each schedule."""
+def keep_failures(log: TuningLog, layer: Layer, schedules: list[Schedule], kind: Kind) -> None:
+    """Write a measurement that failed here for each schedule."""
     log.open_for_writing()
+    failure = Failure(kind, "of a test")
     for schedule in schedules:
-        log.append(Measurement(layer, schedule, None, None, failure))
+        log.append(Measurement(layer, schedule, None, None, failure, False, HERE.provenance()))
+
+
+def timed(
+    layer: Layer, schedule: Schedule, median_us: float, machine: Machine | None = None
+) -> Measurement:
+    """A time of this host, or of another machine."""
+    machine = machine or HERE
+    provenance = machine.provenance()
+    return Measurement(layer, schedule, median_us, 0.0, None, machine.emulated, provenance)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from dataclasses import asdict
@@ -216,17 +217,68 @@ def test_a_library_has_its_shape_already(
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
-        (["--baseline", "tflite"], "unknown baseline 'tflite'; known baselines: relax"),
-        (["--runs", "0"], "0 runs"),
-        (["--warmup", "-1"], "-1 to warm up"),
-        (["--threads", "0"], "0 threads"),
-        (["--json", "no/such/folder/bench.json"], "no/such/folder is not a folder"),
+        ("--baseline tflite", "unknown baseline 'tflite'; known baselines: relax"),
+        ("--json no/such/folder/bench.json", "no/such/folder is not a folder"),
+        ("--json /", "it is a folder"),
+        ("--json /proc/bench.json", "cannot write /proc/bench.json"),
+        ("--cpus 0,0", "each once"),
+        ("--cpus ,", "numbers of CPUs"),
+        ("--cpus -1", "numbers of CPUs"),
+        ("--cpus \uff11", "numbers of CPUs"),
+        ("--cpus 99999", "this machine has CPUs 0 to"),
+        (f"--cpus {5000 * '9'}", "numbers of CPUs"),
+        ("--tracker host:99999", "HOST:PORT"),
+        ("--weights no/such.pth", "no/such.pth"),
     ],
 )
-def test_other_mistakes(
-    arguments: list[str], text: str, library: Path, capsys: pytest.CaptureFixture[str]
+def test_mistakes_are_told_before_the_work(
+    arguments: str, text: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert text in fail(capsys, "--library", str(library), *arguments)
+    monkeypatch.setattr("mnv2_tvm.bench.build", lambda *_, **__: pytest.fail("it was built"))
+    told = fail(capsys, "--target", "x86", *arguments.split())
+    assert re.search(text, told) and len(told) < 400
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        "--runs 0",
+        "--runs 9999999",
+        f"--runs {5000 * '9'}",
+        "--warmup -1",
+        "--threads 65",
+        "--seed -1",
+    ],
+)
+def test_a_count_that_cannot_be_is_a_wrong_option(
+    arguments: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        cli.run_verb(main, ["--target", "x86", *arguments.split()])
+    assert caught.value.code == 2
+    assert arguments.split()[0] in capsys.readouterr().err
+
+
+def test_a_function_checks_its_counts_too(library: Path) -> None:
+    with pytest.raises(UserError, match="0 runs"):
+        bench(library, SourceNetwork.make(TINY, None, SEED), runs=0)
+
+
+def test_a_target_that_cannot_run_here_is_not_built(capsys: pytest.CaptureFixture[str]) -> None:
+    told = fail(capsys, "--target", "cortex-m7")
+    assert "cannot run cortex-m7" in told and "--via" in told
+
+
+def test_more_threads_than_cpus_are_warned_of(library: Path) -> None:
+    allowed = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(allowed)})
+    try:
+        crowded = bench(library, SourceNetwork.make(TINY, None, SEED), threads=3, runs=1, warmup=0)
+    finally:
+        os.sched_setaffinity(0, allowed)
+    (warning,) = crowded.warnings
+    assert "3 threads" in warning and "1 CPU" in warning
+    assert warning in list(summary(crowded).columns[1].cells)
 
 
 def test_a_folder_that_is_no_library(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,19 +1,24 @@
 """The build verb writes a folder whole or not at all, and says what is wrong in one sentence."""
 
 import errno
+import os
 import re
+import stat
+import subprocess
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-from built_folder import FILES, names
+from built_folder import FILES, edit_manifest, names
 from conftest import TINY, Built, run_python
 
 from mnv2_tvm import UserError, load
-from mnv2_tvm.build import build
-from mnv2_tvm.deploy.loader import LIBRARY
+from mnv2_tvm.build import build, build_program
+from mnv2_tvm.deploy.loader import HEADER, LIBRARY
 from mnv2_tvm.deploy.manifest import Manifest
 from mnv2_tvm.network import SourceNetwork, relative_error
+from mnv2_tvm.replace import JOURNAL, tree_files
 from mnv2_tvm.target import Target
 
 
@@ -38,7 +43,7 @@ def test_failed_build_leaves_what_was_there(
     earlier: bool,
 ) -> None:
     def write_some(compilation: object, interface: object, folder: Path) -> None:
-        assert folder.parents[1] == output.parent, "another file system cannot be renamed from"
+        assert output in folder.parents, "another file system cannot be renamed from"
         (folder / LIBRARY).write_bytes(b"half a library")
         raise failure
 
@@ -58,20 +63,22 @@ def test_failed_build_leaves_what_was_there(
 
 
 def test_failure_of_the_last_step_leaves_the_earlier_build(
-    here: Target, tiny: Built, tiny_copy: Path, monkeypatch: pytest.MonkeyPatch
+    here: Target, tiny_copy: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rename = Path.rename
 
     def fail(self: Path, target: Path) -> Path:
-        if target == tiny_copy and self.name == "new":
+        if self.name == JOURNAL:
             raise OSError(errno.EIO, "Input/output error")
         return rename(self, target)
 
     monkeypatch.setattr(Path, "rename", fail)
+    before = tree_files(tiny_copy)
     with pytest.raises(UserError, match="cannot write to"):
-        build(here, tiny.network, tiny_copy)
-    assert names(tiny_copy.parent) == {"copy"}
+        build(here, SourceNetwork.make(TINY, None, seed=9), tiny_copy)
+    monkeypatch.undo()
     load(tiny_copy)
+    assert tree_files(tiny_copy) == before
 
 
 def test_full_disk_is_said_in_one_sentence(tmp_path: Path, here: Target) -> None:
@@ -90,7 +97,6 @@ def test_full_disk_is_said_in_one_sentence(tmp_path: Path, here: Target) -> None
 
 def test_rebuild_replaces_the_earlier_one(tmp_path: Path, here: Target, tiny_copy: Path) -> None:
     """Also for the next load in a process that has loaded the earlier one from the same path."""
-    (tiny_copy / "stale.txt").write_text("of the earlier build")
     network = SourceNetwork.make(TINY, None, seed=9)
     images = network.images(seed=1)
     earlier = load(tiny_copy)
@@ -121,6 +127,72 @@ def test_a_file_is_not_overwritten(
     with pytest.raises(UserError, match="out is a file; give another -o"):
         build(here, tiny_network, tmp_path / "out")
     assert (tmp_path / "out").read_text() == "mine"
+
+
+@pytest.mark.usefixtures("never_compile")
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("manifest.json", '{"manifest_version": 3}'),  # of a browser extension
+        ("libmnv2.so", "mine"),
+        ("mnv2.h", "mine"),
+        ("manifest.json", ...),
+    ],
+)
+def test_only_what_a_build_wrote_is_replaced(
+    tiny_copy: Path, here: Target, tiny_network: SourceNetwork, name: str, text: Any
+) -> None:
+    path = tiny_copy / name
+    path.write_text(path.read_text().replace("0.35", "0.36") if text is ... else text)
+    before = tree_files(tiny_copy)
+    with pytest.raises(UserError, match=name):
+        build(here, tiny_network, tiny_copy)
+    assert tree_files(tiny_copy) == before
+
+
+@pytest.mark.usefixtures("never_compile")
+def test_a_file_where_a_package_has_one_stays(
+    tiny_copy: Path, here: Target, tiny_network: SourceNetwork
+) -> None:
+    (tiny_copy / "example.c").write_text("mine")
+    with pytest.raises(UserError, match=r"example.c is not of an earlier build"):
+        build(here, tiny_network, tiny_copy, package=True)
+    assert (tiny_copy / "example.c").read_text() == "mine"
+
+
+def test_notes_beside_a_build_stay(tiny_copy: Path, here: Target) -> None:
+    """Also where a package takes its place, and another its place again."""
+    notes = {"notes.txt": "1", "lib/notes.txt": "2", "include/notes.txt": "3"}
+    for name, text in notes.items():
+        (tiny_copy / name).parent.mkdir(exist_ok=True)
+        (tiny_copy / name).write_text(text)
+    network = SourceNetwork.make(TINY, None, seed=9)
+    build(here, network, tiny_copy, package=True)
+    assert not (tiny_copy / LIBRARY).exists()
+    build(here, network, tiny_copy)
+    assert tree_files(tiny_copy).keys() == {*FILES, *notes}
+    assert {name: (tiny_copy / name).read_text() for name in notes} == notes
+    load(tiny_copy)
+
+
+def test_a_build_of_the_first_version_is_replaced_unless_it_is_younger(
+    tiny_copy: Path, here: Target, tiny_network: SourceNetwork
+) -> None:
+    """It lists no files: their names are known, the library's SHA-256, and the order in time."""
+    edit_manifest(tiny_copy, format=..., files=..., manifest_sha256=...)
+    before = tree_files(tiny_copy)
+    for name, match in ((HEADER, "may have been changed"), (LIBRARY, "was changed")):
+        path = tiny_copy / name
+        content = path.read_bytes()
+        path.write_bytes(content + b" ")
+        os.utime(path, (2**31, 2**31))
+        with pytest.raises(UserError, match=f"{name} {match}"):
+            build(here, tiny_network, tiny_copy)
+        path.write_bytes(content)
+        os.utime(path, (0, 0))
+    assert tree_files(tiny_copy) == before
+    assert build(here, tiny_network, tiny_copy).files
+    load(tiny_copy)
 
 
 @pytest.mark.usefixtures("never_compile")
@@ -175,3 +247,35 @@ def test_command_line_errors_are_one_sentence(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert re.fullmatch(r"error: unknown target 'abacus'; known targets: .*\n", done.stderr)
     assert names(tmp_path) == set()
+
+
+def test_any_name_and_no_home(tmp_path: Path, here: Target) -> None:
+    """Of the output and of the folder for temporary files; zig's cache goes into the latter."""
+    output, scratch = tmp_path / 'net[v2] "\\%d' / "new\nline", tmp_path / "a \"b\\%n'"
+    scratch.mkdir()
+    options = ["--width", "0.35", "--resolution", "32", "--classes", "10", "--target", here.name]
+    away = {"HOME": "/dev/null/home", "XDG_CACHE_HOME": "", "TMPDIR": str(scratch)}
+    done = run_python("-m", "mnv2_tvm.build", *options, "-o", output, **away)
+    assert done.returncode == 0, done.stderr
+    assert 'net[v2] "\\%d/new line/libmnv2.so' in done.stdout
+    load(output)
+    assert names(scratch) == {f"mnv2-cache-{os.getuid()}"}
+    assert stat.S_IMODE((scratch / f"mnv2-cache-{os.getuid()}").stat().st_mode) == 0o700
+
+
+def test_a_program_replaces_a_program_only(
+    tmp_path: Path, here: Target, tiny_network: SourceNetwork
+) -> None:
+    (tmp_path / "thesis.tex").write_text("mine")
+    os.mkfifo(tmp_path / "fifo")
+    for name in ("thesis.tex", "fifo", "."):
+        with pytest.raises(UserError, match="give"):
+            build_program(here, tiny_network, tmp_path / name)
+    assert names(tmp_path) == {"thesis.tex", "fifo"}
+    assert (tmp_path / "thesis.tex").read_text() == "mine"
+    (tmp_path / "real").touch()
+    (tmp_path / "link").symlink_to("real")
+    build_program(here, tiny_network, tmp_path / "link")
+    assert (tmp_path / "link").is_symlink()
+    subprocess.run([tmp_path / "real", "--help"], check=False, capture_output=True, timeout=60)
+    assert names(tmp_path) == {"thesis.tex", "fifo", "link", "real"}

@@ -11,11 +11,13 @@ from conftest import ODD, TINY, BuildOnce, Built, run_python
 from mnv2_tvm import load
 from mnv2_tvm.build import build
 from mnv2_tvm.deploy.loader import LIBRARY
+from mnv2_tvm.host import this_host
 from mnv2_tvm.kernels import schedule_class
 from mnv2_tvm.model import Architecture
 from mnv2_tvm.network import SourceNetwork, relative_error
 from mnv2_tvm.pipeline import network_blocks, network_layers
-from mnv2_tvm.search.records import Decisions, Record, TuningLog
+from mnv2_tvm.search.entries import Record
+from mnv2_tvm.search.records import Decisions, TuningLog
 from mnv2_tvm.target import Target
 
 WIDE = Architecture(0.5, 33, classes=1, batch=3)
@@ -139,17 +141,17 @@ def test_tuned_schedules_are_taken_and_change_no_number(
     module = tiny.network.relax()
     blocks = list(dict.fromkeys(network_blocks(module)))
     layers = network_layers(module) + blocks[:3]
-    log = TuningLog.of(here, tmp_path / "logs")
+    log, cpu = TuningLog.of(here, tmp_path / "logs"), {"cpu": this_host().cpu}
     log.open_for_writing()
     log.keep(
-        Record(layer, 1, schedule_class(layer).space(layer, here)[-1], 1.0, (1.0,), 0.0)
+        Record(layer, 1, schedule_class(layer).space(layer, here)[-1], 99.0, (1.0,), 0.0, cpu)
         for layer in set(layers)
     )
-    log.keep(Record(block, 1, None, 1.0, (1.0,), 0.0) for block in blocks[3:])
+    log.keep(Record(block, 1, None, 99.0, (1.0,), 0.0, cpu) for block in blocks[3:])
     decisions = Decisions.load(here, 1, tmp_path / "logs")
     manifest = build(here, tiny.network, tmp_path / "out", decisions=decisions)
     assert {layer["source"] for layer in manifest.layers} == {"tuned"}
-    assert manifest.flops_share == {"tuned": 1.0, "default": 0.0, "fallback": 0.0}
+    assert manifest.flops_share == {"tuned": 1.0, "tuned elsewhere": 0.0, "default": 0.0}
     assert manifest.sha256 != tiny.manifest.sha256
     images = tiny.network.images(seed=1)
     wanted = tiny.network.reference(images)

@@ -15,7 +15,7 @@ from mnv2_tvm.target import Target
 def test_candidate_with_right_numbers_is_timed(here: Target, tmp_path: Path) -> None:
     for number, layer in enumerate(sorted(SEARCHED, key=lambda layer: layer.name)):
         schedule = default_schedule(layer, here)
-        library = build_candidate(layer, schedule, here.name, tmp_path / f"{number}.so")
+        library = build_candidate(layer, schedule, here, tmp_path / f"{number}.so")
         timing = measure_candidate(layer, schedule, library)
         assert timing.median_us is not None and timing.median_us > 0
         assert timing.max_error <= TOLERANCE
@@ -28,7 +28,7 @@ def test_candidate_with_wrong_numbers_is_not_timed(here: Target, tmp_path: Path)
     space = space_of(layer, here)
     built = space[0]
     other = next(s for s in space if s.panel != built.panel)
-    library = build_candidate(layer, built, here.name, tmp_path / "candidate.so")
+    library = build_candidate(layer, built, here, tmp_path / "candidate.so")
     timing = measure_candidate(layer, other, library)
     assert timing.median_us is None
     assert TOLERANCE < timing.max_error < float("inf")
@@ -45,6 +45,6 @@ def test_candidate_that_leaves_outputs_unwritten_is_not_timed(here: Target, tmp_
     """Not even where the reference is zero there, which fresh memory often is."""
     layer = Layer("dwconv", 1, 8, 8, 16, 16)
     schedule = LastTileForgotten(**default_schedule(layer, here).to_json())  # type: ignore[arg-type]
-    library = build_candidate(layer, schedule, here.name, tmp_path / "candidate.so")
+    library = build_candidate(layer, schedule, here, tmp_path / "candidate.so")
     timing = measure_candidate(layer, schedule, library)
     assert (timing.median_us, timing.max_error) == (None, float("inf"))

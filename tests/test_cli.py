@@ -1,10 +1,16 @@
 """The console script: its verbs, its exit codes, and a main for every verb."""
 
+import errno
 import importlib
+import os
 import re
+import signal
+import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from importlib.metadata import entry_points
+from pathlib import Path
 
 import pytest
 
@@ -97,3 +103,94 @@ def test_a_bug_is_no_user_error() -> None:
 
     with pytest.raises(ZeroDivisionError):
         run_verb(verb, [])
+
+
+def told(capsys: pytest.CaptureFixture[str], error: BaseException) -> str:
+    """The one line of a verb that ends in a sentence."""
+    assert outcome(error) == 1
+    output, errors = capsys.readouterr()
+    assert output == "" and errors.startswith("error: ") and errors.count("\n") == 1
+    return errors
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EFBIG])
+def test_what_the_system_refuses_is_a_sentence(
+    number: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = told(capsys, OSError(number, os.strerror(number), "/a/file"))
+    assert "/a/file" in line and os.strerror(number) in line
+
+
+def test_no_folder_for_temporary_files_is_a_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    monkeypatch.setattr(tempfile, "_candidate_tempdir_list", lambda: [str(tmp_path / "not there")])
+    with pytest.raises(FileNotFoundError) as caught:
+        tempfile.gettempdir()
+    assert "TMPDIR" in told(capsys, caught.value)
+
+
+@pytest.mark.parametrize("error", [FileNotFoundError(2, "No such file", "x"), OSError(22, "?")])
+def test_other_errors_of_the_system_are_bugs(error: OSError) -> None:
+    def verb() -> None:
+        raise error
+
+    with pytest.raises(OSError, match=re.escape(str(error))):
+        run_verb(verb, [])
+
+
+def test_a_message_is_safe_and_else_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
+    assert outcome(UserError("ld:\tÜmlaut, Ελλάδα, 数\x1b]52;c;aGk=\x07\r\u202e\udcff[/x]")) == 1
+    errors = capsys.readouterr().err
+    assert errors == "error: ld:\tÜmlaut, Ελλάδα, 数 ]52;c;aGk=   ?[/x]\n"
+
+
+PRINTS = """
+import sys
+from mnv2_tvm.cli import run_verb
+
+def verb() -> None:
+    print("a line")
+
+run_verb(verb, [])
+"""
+
+
+@pytest.mark.parametrize(
+    ("command", "code", "match"),
+    [("exec >&-", 0, ""), ("exec >/dev/full", 1, "error: No space left on device; .*\n")],
+)
+def test_an_output_that_takes_nothing(command: str, code: int, match: str) -> None:
+    """No traceback at Python's end, when it writes what it has kept."""
+    done = sh(f'{command}; "$0" -c "$1"')
+    assert done.returncode == code and re.fullmatch(match, done.stderr)
+
+
+def test_a_reader_that_has_seen_enough_is_no_error() -> None:
+    done = sh('("$0" -c "$1"; echo $? >&2) | sleep 0')
+    assert done.stderr == "1\n"
+
+
+def sh(script: str) -> "subprocess.CompletedProcess[str]":
+    """Of a shell with Python as `$0` and a verb that prints as `$1`."""
+    words = ["sh", "-c", script, sys.executable, PRINTS]
+    return subprocess.run(words, capture_output=True, text=True, check=False, timeout=60)
+
+
+def test_sigterm_lets_a_verb_clean_up(capsys: pytest.CaptureFixture[str]) -> None:
+    """And leaves the handlers as they were."""
+    cleaned = []
+
+    def verb() -> None:
+        try:
+            signal.raise_signal(signal.SIGTERM)
+        finally:
+            cleaned.append(True)
+
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(SystemExit) as ended:
+        run_verb(verb, [])
+    assert ended.value.code == 143 and cleaned
+    assert signal.getsignal(signal.SIGTERM) == before
+    assert capsys.readouterr() == ("", "")

@@ -2,10 +2,13 @@
 
 import functools
 import json
+import math
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from conftest import TINY, Built, run_python
 
@@ -18,7 +21,7 @@ from mnv2_tvm.deploy.link import archive, compile_c, link_object
 from mnv2_tvm.deploy.loader import STATIC_LIBRARY
 from mnv2_tvm.deploy.manifest import MANIFEST
 from mnv2_tvm.device import __main__ as device
-from mnv2_tvm.device.emulate_bare_metal import run_emulated
+from mnv2_tvm.device.emulate_bare_metal import _link, _run, read_told, run_emulated
 from mnv2_tvm.model import Architecture
 from mnv2_tvm.network import SourceNetwork
 from mnv2_tvm.pipeline import network_blocks
@@ -48,7 +51,7 @@ def build_for(tmp_path_factory: pytest.TempPathFactory) -> BuildFor:
 
 @pytest.mark.parametrize(
     ("target", "architecture", "instructions", "workspace"),
-    [(M7, SMALL, 22_769_640, 101_568), (M4, FEW, 34_503_960, 101_568)],
+    [(M7, SMALL, 23_339_480, 101_568), (M4, FEW, 33_535_920, 101_568)],
     ids=["cortex-m7", "cortex-m4"],
 )
 def test_emulated_run_computes_what_torch_does_in_no_more_instructions(
@@ -65,6 +68,27 @@ def test_emulated_run_computes_what_torch_does_in_no_more_instructions(
     assert 0.97 * instructions <= run.instructions <= 1.03 * instructions
     assert built.manifest.workspace_bytes == workspace
     assert 0 < run.stack_bytes < 1024
+
+
+@pytest.mark.parametrize("target", [M7, M4], ids=["cortex-m7", "cortex-m4"])
+@pytest.mark.parametrize("special", [np.nan, np.inf])
+def test_nan_stays_nan(
+    target: Target,
+    special: float,
+    build_for: BuildFor,
+    tmp_path: Path,
+) -> None:
+    """One pixel's reaches all classes; an infinite one is cut off by ReLU6."""
+    built = build_for(target, TINY)
+    images = built.network.images(seed=1)
+    images[0, 30, 20, 1] = special
+    assert target.microcontroller
+    program = _link(target, built.folder / STATIC_LIBRARY, images, tmp_path)
+    told = read_told(_run(target.microcontroller, program), math.prod(built.manifest.output_shape))
+    logits = np.array(told["output"], np.uint32).view(np.float32)
+    wanted = built.network.reference(images)
+    assert np.isnan(wanted).all() == np.isnan(special)
+    np.testing.assert_allclose(logits, wanted[0], rtol=1e-4, atol=1e-4)
 
 
 def test_the_count_is_the_same_each_time(build_for: BuildFor) -> None:
@@ -120,7 +144,10 @@ def test_a_microcontroller_has_no_threads(tmp_path: Path) -> None:
 
 
 def test_inner_loops_are_fused_multiply_adds_in_registers() -> None:
-    """Of the cortex-m7; on the cortex-m4 LLVM takes pairs, which are the faster there."""
+    """Of the cortex-m7; on the cortex-m4 LLVM takes pairs, which are the faster there.
+
+    To nine of a depthwise part come the two bounds of ReLU6 and the additions that look for NaN.
+    """
     decisions = Decisions.load(M7, 1)
     module = SourceNetwork.make(SMALL, None, 0).relax()
     for block in dict.fromkeys(network_blocks(module)):
@@ -132,7 +159,7 @@ def test_inner_loops_are_fused_multiply_adds_in_registers() -> None:
         assert len(loops) >= len(block.parts), block.name
         for loop in loops:
             assert loop.spills == 0, (block.name, loop)
-            assert loop.fma_share >= 0.8, (block.name, loop)
+            assert loop.fma_share >= 0.75, (block.name, loop)
 
 
 # Errors of the emulation
@@ -150,6 +177,40 @@ def test_a_fault_of_the_program_is_told(build_for: BuildFor) -> None:
     nowhere = replace(M7.microcontroller, qemu_weights="ORIGIN = 0x90000000, LENGTH = 16M")
     with pytest.raises(UserError, match="the emulated run failed: "):
         run_emulated(replace(M7, microcontroller=nowhere), built.folder, built.network)
+
+
+def test_warnings_of_qemu_are_no_values(
+    build_for: BuildFor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On both streams, before and after what the program tells."""
+    built, real = build_for(M7, TINY), shutil.which("qemu-system-arm")
+    warning = "qemu-system-arm: warning: \\377 nic stellaris_enet.0 has no peer"
+    lines = f"printf '{warning}\\n'; printf '{warning}\\n' >&2"
+    (tmp_path / "qemu-system-arm").write_text(f'#!/bin/sh\n{lines}\n{real} "$@" && {lines}\n')
+    (tmp_path / "qemu-system-arm").chmod(0o700)
+    plain = run_emulated(M7, built.folder, built.network)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    assert run_emulated(M7, built.folder, built.network) == plain
+
+
+@pytest.mark.parametrize(
+    ("damage", "match"),
+    [
+        (lambda text: "", "no output"),
+        (lambda text: text.replace("ticks 0", "ticks x"), "'ticks' 0 times"),
+        (lambda text: text + text, "2 times"),
+        (lambda text: text + "output 00000000\n", "'output' 3 times"),
+        (lambda text: text.replace("calibration 00000001", "calibration 00000000"), "icount"),
+        (lambda text: text.replace("stack ", "stack \x1b[2J"), "'stack' 0 times"),
+    ],
+)
+def test_values_that_are_missing(damage: Callable[[str], str], match: str) -> None:
+    names = ("error", "calibration", "ticks_high", "ticks", "stack", "output", "output")
+    text = "".join(f"{name} 0000000{int(name != 'error')}\n" for name in names)
+    assert read_told(text, 2)["stack"] == [1]
+    with pytest.raises(UserError, match=match) as caught:
+        read_told(damage(text), 2)
+    assert str(caught.value).isprintable()
 
 
 def test_a_library_of_another_target_is_refused(build_for: BuildFor) -> None:

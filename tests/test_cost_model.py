@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 from small_search import space_of
 
+from mnv2_tvm.device.failure import Failure, Kind
 from mnv2_tvm.kernels import Schedule
 from mnv2_tvm.layer import Layer
 from mnv2_tvm.model import Architecture
 from mnv2_tvm.network import SourceNetwork
 from mnv2_tvm.pipeline import default_schedule, network_layers
 from mnv2_tvm.search.cost_model import CostModel, features
-from mnv2_tvm.search.records import Measurement
+from mnv2_tvm.search.entries import Measurement
 from mnv2_tvm.target import Target
 
 
@@ -74,7 +75,9 @@ def test_model_ranks_what_it_has_not_seen(target: Target, pointwise: list[Layer]
 def test_model_learns_nothing_from_failures(target: Target, pointwise: list[Layer]) -> None:
     layer = pointwise[0]
     space = shuffled(target, layer)
-    failures = [Measurement(layer, schedule, None, None, "crash: x") for schedule in space]
+    failures = [
+        Measurement(layer, schedule, None, None, Failure(Kind.CRASH, "x")) for schedule in space
+    ]
     alone, beside = CostModel(target, seed=0), CostModel(target, seed=0)
     alone.fit(measured(target, layer, space[:30]))
     beside.fit(failures + measured(target, layer, space[:30]))

@@ -198,10 +198,14 @@ def test_a_block_in_time_keeps_its_connections() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         peer = listener.getsockname()
         with socket.create_connection(peer) as ours, listener.accept()[0] as theirs:
-            with deadline(60, peer):
+
+            def cut() -> None:
+                ours.shutdown(socket.SHUT_RDWR)
+
+            with deadline(60, cut):
                 ours.sendall(b"x")
             assert theirs.recv(1) == b"x"
-            with pytest.raises(TimeoutError), deadline(0.1, peer):
+            with pytest.raises(TimeoutError), deadline(0.1, cut):
                 assert ours.recv(1) == b"", "cut, and not answered"
-            with pytest.raises(ValueError, match="its own"), deadline(60, peer):
+            with pytest.raises(ValueError, match="its own"), deadline(60, cut):
                 raise ValueError("its own")

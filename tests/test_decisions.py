@@ -6,7 +6,8 @@ import pytest
 
 from mnv2_tvm.kernels import Schedule, schedule_class
 from mnv2_tvm.layer import Layer
-from mnv2_tvm.search.records import Decisions, Record, TuningLog
+from mnv2_tvm.search.entries import Record
+from mnv2_tvm.search.records import Decisions, TuningLog
 from mnv2_tvm.target import Target
 
 BLOCK = Layer.parse("f32-irb-3x3s1-7x7x160-960-160-residual")
@@ -31,7 +32,7 @@ def schedule_with(tasks: int, target: Target) -> Schedule:
 
 
 def keep(log: TuningLog, schedule: Schedule, threads: int) -> None:
-    log.keep([Record(BLOCK, threads, schedule, 5.0, (4.0, 5.0, 6.0), 0.0, {})])
+    log.keep([Record(BLOCK, threads, schedule, 500.0, (499.0, 500.0, 501.0), 0.0, {})])
 
 
 @pytest.mark.parametrize(

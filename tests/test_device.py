@@ -60,7 +60,7 @@ def test_a_board_tells_what_it_is(address: Address, board: Target) -> None:
 
 def test_a_library_runs_on_the_board(address: Address, board: Target, tmp_path: Path) -> None:
     schedule = default_schedule(LAYER, board)
-    library = build_candidate(LAYER, schedule, board.name, tmp_path / "layer.so")
+    library = build_candidate(LAYER, schedule, board, tmp_path / "layer.so")
     wait_for_boards(address, board.name)
     remote = session(address, board.name)
     upload(remote, library)

@@ -247,6 +247,34 @@ def test_a_temp_folder_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 @pytest.mark.usefixtures("quick")
+def test_a_temp_folder_that_is_not_the_one_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setenv("TMPDIR", "/nowhere")
+    finding = named("temp folder")
+    assert finding.ok and finding.remedy
+    assert "/nowhere" in finding.value and str(tmp_path) in finding.value
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize(
+    ("home", "told"),
+    [(None, "not set"), ("", "not set"), ("/dev/null/home", "/dev/null/home/.cache"), ("{}", "{}")],
+)
+def test_a_home_that_is_not_there(
+    home: str | None, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.delenv("HOME")
+    if home is not None:
+        monkeypatch.setenv("HOME", home.format(tmp_path))
+    finding = named("home folder")
+    assert finding.ok and told.format(tmp_path) in finding.value
+    assert bool(finding.remedy) is (home != "{}")
+
+
+@pytest.mark.usefixtures("quick")
 def test_a_temp_folder_without_execution(monkeypatch: pytest.MonkeyPatch) -> None:
     class Flags:
         f_flag = os.ST_NOEXEC

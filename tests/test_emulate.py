@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -17,6 +18,7 @@ from device_boards import (
     wait_until,
 )
 
+from mnv2_tvm.device.board.connection import connect_patiently
 from mnv2_tvm.device.emulate import LocalBoards
 from mnv2_tvm.device.listing import summary
 from mnv2_tvm.errors import UserError
@@ -50,6 +52,24 @@ def test_a_board_registers_again_with_a_new_tracker(here: Target) -> None:
         first.close()
         with ready_tracker(port=port) as second:
             wait_for_boards((second.host, port), here.name)
+
+
+def test_a_board_tries_often_enough_for_a_tracker_that_was_away_for_a_minute(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whoever waits for the board waits a few seconds more; and the log stays short."""
+    port, pauses, listeners = free_port(), list[float](), list[socket.socket]()
+
+    def sleep(seconds: float) -> None:
+        pauses.append(seconds)
+        if sum(pauses) > 60:
+            listeners.append(socket.create_server(("127.0.0.1", port)))
+
+    monkeypatch.setattr("mnv2_tvm.device.board.connection.time.sleep", sleep)
+    connect_patiently("tracker", ("127.0.0.1", port)).close()
+    listeners[0].close()
+    assert max(pauses) <= 5
+    assert len(capsys.readouterr().out.splitlines()) < 7
 
 
 def test_a_listener_that_dies_is_started_again(here: Target) -> None:

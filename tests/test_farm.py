@@ -18,7 +18,7 @@ from rich.console import Console
 
 from mnv2_tvm.deploy.link import compile_c, ffi_includes, link_shared
 from mnv2_tvm.device.emulate import LocalBoards
-from mnv2_tvm.device.session import Address
+from mnv2_tvm.device.session import Address, board_info
 from mnv2_tvm.device.tracker import Tracker
 from mnv2_tvm.device.workers import WorkerPool
 from mnv2_tvm.layer import Layer
@@ -26,6 +26,7 @@ from mnv2_tvm.passes.packed_entry import ENTRY
 from mnv2_tvm.pipeline import default_schedule
 from mnv2_tvm.search.candidate import Timing
 from mnv2_tvm.search.farm import Farm
+from mnv2_tvm.search.machine import Machine
 from mnv2_tvm.search.problem import TOLERANCE
 from mnv2_tvm.search.progress import Progress
 from mnv2_tvm.search.records import TuningLog
@@ -122,7 +123,7 @@ def test_two_boards_measure_more_than_one(tracker: Tracker, here: Target, tmp_pa
     slow = library(here, "slow_pool", tmp_path, f"-DSLEEP_MS={SLEEP_MS}")
     layer = Layer.parse("f32-avgpool-4x4x16")
     jobs = [(layer, default_schedule(layer, here), slow)] * 8
-    rates = []
+    rates: list[float] = []
     with (
         right_board(tracker, here),
         right_board(tracker, here) as (_, second),
@@ -130,8 +131,10 @@ def test_two_boards_measure_more_than_one(tracker: Tracker, here: Target, tmp_pa
     ):
         both = Address((tracker.host, tracker.port), here.name)
         wait_for_boards(both.tracker, here.name, 2)
+        machine = Machine.of_board(board_info(both))
+        wait_for_boards(both.tracker, here.name, 2)
         for address in (both.without({second}), both):
-            farm = Farm(address, pool, Progress(Console(file=io.StringIO()), 60))
+            farm = Farm(address, here, machine, pool, Progress(Console(file=io.StringIO()), 60))
             list(farm.measure(jobs[: address.boards()]))  # imports and sessions come first
             start = time.monotonic()
             timings = [timing for _, timing in farm.measure(jobs)]

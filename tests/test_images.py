@@ -1,16 +1,16 @@
 """Preprocessing against numpy alone, and every file that is no image to the network."""
 
-import warnings
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import ExifTags, Image, ImageOps
 
 import mnv2_tvm
+from mnv2_tvm import picture
 from mnv2_tvm.errors import UserError
-from mnv2_tvm.images import load_image
+from mnv2_tvm.images import MEAN, STD, load_image
 
 Array = np.ndarray[Any, Any]
 SAMPLE = Path(mnv2_tvm.__file__).parent / "samples" / "cat.jpg"
@@ -153,20 +153,60 @@ def test_missing_image_and_folder(tmp_path: Path) -> None:
         load_image(tmp_path, 32)
 
 
-@pytest.mark.parametrize("limit", [3000, 1700])  # Pillow warns above it and raises above twice it
-def test_decompression_bomb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: int) -> None:
-    path = save(tmp_path / "bomb.png", photo(60, 60))
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # as for a user who silenced Pillow
-        with pytest.raises(UserError, match=rf"bomb\.png is larger than Pillow's limit of {limit}"):
-            load_image(path, 32)
+def as_pillow_does(path: Path, resolution: int) -> Array:
+    """The same with a whole picture in memory at each step, as torchvision's transforms do it."""
+    with Image.open(path) as opened:
+        image = ImageOps.exif_transpose(opened).convert("RGB")
+    shorter = round(resolution * 256 / 224)
+    size = [int(shorter * side / min(image.size)) for side in image.size]
+    image = image.resize((size[0], size[1]), Image.Resampling.BILINEAR)
+    left, top = (round((side - resolution) / 2) for side in image.size)
+    pixels = image.crop((left, top, left + resolution, top + resolution))
+    values = np.asarray(pixels, np.float32) / np.float32(255)
+    return np.expand_dims((values - MEAN) / STD, 0)
 
 
-def test_narrow_image_is_not_blown_up(tmp_path: Path) -> None:
-    path = save(tmp_path / "line.png", np.zeros((1, 9000, 3), np.uint8))
-    with pytest.raises(UserError, match=r"line\.png of 9000 x 1 pixels is too narrow.*crop it"):
-        load_image(path, 224)
+@pytest.mark.parametrize("suffix", ["jpg", "png", "tiff", "webp", "avif"])
+def test_strips_change_no_bit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str) -> None:
+    """However the camera was held, and with as many strips as there are rows or one for all."""
+    noise = np.random.default_rng(0).integers(0, 256, (97, 160, 3), np.uint8)
+    path, exif = tmp_path / f"photo.{suffix}", Image.Exif()
+    for orientation in range(1, 9):
+        exif[ExifTags.Base.Orientation] = orientation
+        Image.fromarray(noise).save(path, exif=exif)
+        right = as_pillow_does(path, 48)
+        for strip in (1, 1000, 1 << 22):
+            monkeypatch.setattr(picture, "_STRIP", strip)
+            np.testing.assert_array_equal(load_image(path, 48), right, str(orientation))
+
+
+def test_the_shorter_side_can_be_set() -> None:
+    """torchvision's second weights were evaluated with 232 for 224."""
+    usual = load_image(SAMPLE, 224)
+    np.testing.assert_array_equal(load_image(SAMPLE, 224, shorter=256), usual)
+    assert (load_image(SAMPLE, 224, shorter=232) != usual).any()
+    with pytest.raises(UserError, match="223"):
+        load_image(SAMPLE, 224, shorter=223)
+
+
+def test_bytes_in_place_of_the_file() -> None:
+    read = load_image(Path("-"), 64, data=SAMPLE.read_bytes())
+    np.testing.assert_array_equal(read, load_image(SAMPLE, 64))
+
+
+def test_all_that_pillow_decodes(tmp_path: Path) -> None:
+    pixels = photo(50, 60)
+    right = load_image(save(tmp_path / "right.png", pixels), 32)
+    for suffix, tolerance in {
+        "bmp": 0,
+        "ppm": 0,
+        "sgi": 0,
+        "jp2": 0,
+        "avif": 0.3,
+        "ico": 0.3,  # 48 x 40
+    }.items():
+        path = save(tmp_path / f"photo.{suffix}", pixels)
+        np.testing.assert_allclose(load_image(path, 32), right, rtol=0, atol=tolerance)
 
 
 def test_sixteen_bits_are_refused(tmp_path: Path) -> None:

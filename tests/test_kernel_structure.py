@@ -86,6 +86,10 @@ def test_branches_stand_around_whole_tiles(target: Target, layer: Layer) -> None
     for schedule in sample(layer, target, 2):
         body = schedule.emit(layer, target).body
         for branch in found(tirx.IfThenElse, body):
+            if "isnan" in str(branch.condition):  # after the taps, where a maximum drops NaN
+                assert target.vector.max_of_nan == "number"
+                assert not found(tirx.For, branch)
+                continue
             assert found(tirx.stmt.AllocBuffer, branch.then_case)
             assert branch.else_case is None
         for loop in found(tirx.For, body):

@@ -4,35 +4,38 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from small_search import SEARCHED, keep_failures, space_of
+from small_search import HERE, SEARCHED, keep_failures, space_of, timed
 
+from mnv2_tvm.device.failure import Kind
 from mnv2_tvm.kernels import Schedule
 from mnv2_tvm.layer import Layer
 from mnv2_tvm.pipeline import default_schedule
+from mnv2_tvm.search.entries import Measurement
 from mnv2_tvm.search.layers import LayerSearch, known_layers
-from mnv2_tvm.search.records import Measurement, TuningLog
+from mnv2_tvm.search.records import TuningLog
 from mnv2_tvm.target import Target
 
 
 @pytest.mark.parametrize(
-    ("failure", "again"),
+    ("kind", "again"),
     [
-        ("wrong numbers: relative error 1.0e+00", False),
-        ("timeout: no answer within 20 s", False),
-        ("crash: the process ended with SIGSEGV.", False),
-        ("error: UserError: ld.lld failed (_run in link.py:43)", True),
-        ("link: no board is left", True),
-        ("upload: the board cannot load it", True),
+        (Kind.WRONG_NUMBERS, False),
+        (Kind.CRASH, False),
+        (Kind.TIMEOUT, True),
+        (Kind.ERROR, True),
+        (Kind.LINK, True),
+        (Kind.UPLOAD, True),
+        (Kind.IMPOSSIBLE, True),
     ],
 )
-def test_what_failed_is_not_chosen(here: Target, tmp_path: Path, failure: str, again: bool) -> None:
-    """Nor is it tried again, unless it was not the candidate that failed."""
+def test_what_failed_is_not_chosen(here: Target, tmp_path: Path, kind: Kind, again: bool) -> None:
+    """Nor is it tried again, unless it was not the candidate that failed, or may not have been."""
     layer = next(iter(SEARCHED))
     space, log = space_of(layer, here), TuningLog.of(here, tmp_path)
-    keep_failures(log, layer, space[:3], failure)
-    slow = Measurement(layer, space[3], 1e9, 0.0, None)
+    keep_failures(log, layer, space[:3], kind)
+    slow = timed(layer, space[3], 1e9)
     log.append(slow)
-    (search,) = known_layers([layer, layer], here, log)
+    (search,) = known_layers([layer, layer], here, log, HERE)
     assert search.best == slow
     assert search.near_best(9, 1e9) == [slow]
     assert search.unmeasured() == (space[:3] if again else []) + space[4:]
@@ -43,8 +46,8 @@ def test_a_point_that_left_the_space_is_not_chosen(here: Target, tmp_path: Path)
     log = TuningLog.of(here, tmp_path)
     log.open_for_writing()
     stale = replace(default_schedule(layer, here), tile_m=here.vector.registers + 1)  # type: ignore[call-arg]
-    log.append(Measurement(layer, stale, 1e-3, 0.0, None))
-    (search,) = known_layers([layer], here, log)
+    log.append(timed(layer, stale, 99.0))
+    (search,) = known_layers([layer], here, log, HERE)
     assert search.best is None
     assert search.times == {}
 
@@ -66,4 +69,4 @@ def test_a_layer_is_done_after_its_trials_or_without_gain(here: Target) -> None:
 
 
 def measured_alike(layer: Layer, schedules: list[Schedule]) -> list[Measurement]:
-    return [Measurement(layer, schedule, 1.0, 0.0, None) for schedule in schedules]
+    return [timed(layer, schedule, 99.0) for schedule in schedules]

@@ -121,3 +121,14 @@ def test_other_names_are_refused(name: str) -> None:
 def test_output_extents_are_those_of_padding_one(extent: int, stride: int, out: int) -> None:
     layer = Layer("dwconv", 1, extent, extent, 8, 8, stride)
     assert layer.output_shape == (1, out, out, 8)
+
+
+def test_a_name_with_endless_digits_is_refused() -> None:
+    for name in (
+        "f32-dwconv-3x3s2-112x112x{}",
+        "f32-irb-3x3s1-14x14x64-{}-64",
+        "f32-pwconv-7x7x8-{}",
+    ):
+        for digits in ("9" * 10, "9" * 5000):
+            with pytest.raises(UserError, match="9" * 10):
+                Layer.parse(name.format(digits))

@@ -11,8 +11,9 @@ from built_folder import edit_manifest
 from conftest import ODD, BuildOnce, Built
 
 from mnv2_tvm import UserError, load
+from mnv2_tvm.build import build
 from mnv2_tvm.deploy.loader import LIBRARY
-from mnv2_tvm.deploy.manifest import MANIFEST
+from mnv2_tvm.deploy.manifest import MANIFEST, file_sha256
 from mnv2_tvm.target import Target
 
 
@@ -67,11 +68,16 @@ def test_file_that_is_no_manifest_is_named(tiny_copy: Path, text: str) -> None:
         load(tiny_copy)
 
 
-@pytest.mark.parametrize("changes", [{"dtype": ...}, {"colour": "red"}])
+@pytest.mark.parametrize("changes", [{"dtype": ...}, {"format": 2}])
 def test_manifest_of_another_version_is_named(tiny_copy: Path, changes: dict[str, object]) -> None:
     edit_manifest(tiny_copy, **changes)
-    with pytest.raises(UserError, match=r"manifest.json is not a manifest of this version"):
+    with pytest.raises(UserError, match=r"manifest.json .*(`dtype`|format 2)"):
         load(tiny_copy)
+
+
+def test_a_key_of_a_later_version_is_ignored(tiny_copy: Path) -> None:
+    edit_manifest(tiny_copy, colour="red")
+    load(tiny_copy)
 
 
 def test_library_for_another_machine_is_refused(tiny_copy: Path) -> None:
@@ -171,3 +177,24 @@ def test_memory_is_handed_to_c_only_as_it_must_lie(
     if "images" in changes:
         with pytest.raises(UserError, match=message):
             network.profile(changes["images"])
+
+
+def test_a_file_that_the_linker_refuses_is_named(tiny_copy: Path) -> None:
+    (tiny_copy / LIBRARY).write_bytes(b"no library")
+    edit_manifest(tiny_copy, sha256=file_sha256(tiny_copy / LIBRARY))
+    with pytest.raises(UserError, match=r"libmnv2\.so cannot be loaded \(.*build it again"):
+        load(tiny_copy)
+
+
+def test_every_rebuilt_library_is_loaded_anew(
+    tiny_copy: Path, tiny: Built, here: Target, build_once: BuildOnce
+) -> None:
+    """Also where the last one came from the same path, and the first is loaded still."""
+    first, images = load(tiny_copy), tiny.network.images(seed=1)
+    before = first(images)
+    build(here, build_once(ODD).network, tiny_copy)
+    other = load(tiny_copy)
+    assert other.input_shape[0] == ODD.batch
+    np.testing.assert_array_equal(first(images), before)
+    build(here, tiny.network, tiny_copy)
+    np.testing.assert_array_equal(load(tiny_copy)(images), before)

@@ -41,7 +41,8 @@ def parts(here: Target, tmp_path_factory: pytest.TempPathFactory) -> Parts:
     write_header(interface, folder / "mnv2.h")
     compile_objects(compilation, interface, folder, folder)
     defines = runtime_defines(compilation, interface, folder / "weights.bin")
-    return Parts(network, folder / "network.o", [f"-I{folder}", cpu_define(here), *defines])
+    flags = [f"-I{folder}", f"-Wa,-I{folder}", cpu_define(here), *defines]
+    return Parts(network, folder / "network.o", flags)
 
 
 def program(name: str, parts: Parts, sanitizer: str, folder: Path) -> Path:

@@ -118,6 +118,22 @@ def test_an_arm_program_computes_what_torch_does(
     assert relative_error(logits, built.network.reference(images)) < 1e-4
 
 
+@pytest.mark.parametrize("target", ["rasp4-32", "rasp4"])
+def test_nan_stays_nan_on_arm(target: str, build_for: BuildFor, tmp_path: Path) -> None:
+    """One pixel's reaches all classes; an infinite one is cut off by ReLU6."""
+    built = build_for(target, EVEN)
+    program = compile_program("guard", built, tmp_path)
+    for special in (np.nan, np.inf):
+        images = built.network.images(seed=3)
+        images[0, 30, 20, 1] = special
+        (tmp_path / "input.raw").write_bytes(images.tobytes())
+        run(target, program, tmp_path / "input.raw", tmp_path / "output.raw", 1)
+        logits = np.fromfile(tmp_path / "output.raw", np.float32)
+        wanted = built.network.reference(images)
+        assert np.isnan(wanted).all() == np.isnan(special)
+        np.testing.assert_allclose(logits, wanted[0], rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize("target", ONE_OF_EACH_SYSTEM)
 def test_arm_threads_that_run_at_once_do_not_meet(
     target: str, build_for: BuildFor, tmp_path: Path

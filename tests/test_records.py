@@ -7,18 +7,14 @@ from pathlib import Path
 
 import pytest
 
+from mnv2_tvm.device.failure import Failure, Kind
 from mnv2_tvm.errors import UserError
+from mnv2_tvm.host import this_host
 from mnv2_tvm.kernels import schedule_class
 from mnv2_tvm.layer import Layer
 from mnv2_tvm.pipeline import default_schedule
-from mnv2_tvm.search.records import (
-    MEASUREMENTS,
-    RECORDS,
-    Decisions,
-    Measurement,
-    Record,
-    TuningLog,
-)
+from mnv2_tvm.search.entries import Measurement, Record
+from mnv2_tvm.search.records import MEASUREMENTS, RECORDS, Decisions, TuningLog
 from mnv2_tvm.target import Target
 
 LAYERS = [
@@ -51,7 +47,7 @@ def record_of(layer: Layer, target: Target, threads: int = 1, point: int = 0) ->
         median_us=12.25,
         samples_us=(11.5, 12.25, 14.0),
         max_error=2.5e-7,
-        provenance={"cpu": "a CPU", "date": "2024-05-06"},
+        provenance={"cpu": this_host().cpu, "date": "2024-05-06"},
     )
 
 
@@ -73,7 +69,7 @@ def test_record_survives_json(avx2: Target, layer: Layer) -> None:
 def test_measurements_survive_the_file(log: TuningLog, avx2: Target, layer: Layer) -> None:
     schedule = default_schedule(layer, avx2)
     measured = Measurement(layer, schedule, 3.5, 1e-7, None)
-    failed = Measurement(layer, schedule, None, None, "timeout after 10 s\nsecond line")
+    failed = Measurement(layer, schedule, None, None, Failure(Kind.TIMEOUT, "late\nsecond"))
     log.append(measured)
     log.append(failed)
     assert log.measurements() == [measured, failed]
@@ -102,7 +98,6 @@ def corrupt_lines() -> list[object]:
         "binary": "\x00\x01\x02",
         "empty-object": "{}",
         "key-missing": line_of(record, max_error=...),
-        "key-unknown": line_of(record, colour="red"),
         "layer-unknown": line_of(record, layer="f32-softmax-8x8x8"),
         "layer-no-string": line_of(record, layer=7),
         "schedule-no-object": line_of(record, schedule=[1]),
@@ -111,6 +106,7 @@ def corrupt_lines() -> list[object]:
         "decision-zero": line_of(record, schedule=schedule | {"tile_m": 0}),
         "time-string": line_of(record, median_us="12"),
         "time-negative": line_of(record, median_us=-1.0),
+        "time-zero": line_of(record, median_us=0),
         "time-nan": line_of(record, median_us=float("nan")),
         "threads-true": line_of(record, threads=True),
         "threads-null": line_of(record, threads=None),

@@ -1,5 +1,9 @@
 """The run verb on a network of a few lines: ranking, labels, arrays in and out, every mistake."""
 
+import errno
+import io
+import json
+import os
 import pickle
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,10 +15,12 @@ from conftest import ended
 from PIL import Image
 
 import mnv2_tvm.run as verb
+from mnv2_tvm.arrays import read_input, write_output
 from mnv2_tvm.cli import run_verb
 from mnv2_tvm.errors import UserError
+from mnv2_tvm.labels import read_labels
 from mnv2_tvm.ranking import rank
-from mnv2_tvm.run import read_input, read_labels, run, write_output
+from mnv2_tvm.run import run
 
 Array = np.ndarray[Any, Any]
 CLASSES = 4
@@ -139,7 +145,10 @@ def test_threads_reach_the_network(
         (["--image", "a.png", "--input", "x.npy"], "give either --image FILE or --input X.npy"),
         (["--input", "x.npy"], "--input X.npy and --output Y.npy go together"),
         (["--image", "a.png", "--output", "y.npy"], "--input X.npy and --output Y.npy go together"),
-        (["--input", "x.npy", "--output", "y.npy", "--labels", "l"], "--labels goes with --image"),
+        (
+            ["--input", "x.npy", "--output", "y.npy", "--labels", "l"],
+            "--labels and --json go with --image",
+        ),
         (["--image", "none.png"], "image none.png cannot be opened"),
         (["--input", "none.npy", "--output", "y.npy"], "input none.npy cannot be opened"),
     ],
@@ -159,7 +168,7 @@ def test_wrong_options_end_in_one_sentence(
     assert not list(tmp_path.iterdir())
 
 
-def test_unreadable_image_prints_no_other(
+def test_an_unreadable_image_does_not_end_the_run(
     tmp_path: Path,
     picture: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -167,22 +176,113 @@ def test_unreadable_image_prints_no_other(
 ) -> None:
     broken = tmp_path / "broken.png"
     broken.write_bytes(picture.read_bytes()[:60])
-    code, output, errors = invoke(monkeypatch, capsys, "--image", picture, "--image", broken)
-    assert (code, output) == (1, "")
-    assert "broken.png is truncated or damaged" in errors
+    code, output, errors = invoke(monkeypatch, capsys, broken, picture)
+    assert code == 1
+    assert output.count("class ") == CLASSES and str(picture) in output
+    assert errors.count("error: ") == 1 and "broken.png" in errors
+    code, output, errors = invoke(monkeypatch, capsys, broken, picture, "--json")
+    assert code == 1
+    rows = [json.loads(line) for line in output.splitlines()]
+    assert [row["image"] for row in rows] == [str(broken), str(picture)]
+    assert "broken.png" in rows[0]["error"]
+    assert [one["class"] for one in rows[1]["top"]][:2] == [1, 3]
+
+
+def test_folders_and_patterns(
+    tmp_path: Path,
+    picture: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """The images of a folder in natural order; what is none by its name is counted."""
+    for name in ("cat10.PNG", "cat9.png", "notes.txt"):
+        (tmp_path / name).write_bytes(picture.read_bytes())
+    code, output, _ = invoke(monkeypatch, capsys, "--image", tmp_path)
+    said = [line for line in output.splitlines() if "class" not in line]
+    assert code == 0
+    places = [Path(line).name for line in said if line.startswith("/")]
+    assert places == ["cat9.png", "cat10.PNG", "green.png"]
+    assert any("1 files" in line for line in said)
+    code, output, _ = invoke(monkeypatch, capsys, tmp_path / "cat*.png", "--json")
+    assert (code, output.count("\n")) == (0, 1)
+    code, output, errors = invoke(monkeypatch, capsys, tmp_path / "*", "--json")
+    assert (code, output.count("\n")) == (0, 3), "the notes are no image"
+    assert "1 files" in errors
+    for nothing in (tmp_path / "dog*.png", tmp_path / "empty"):
+        (tmp_path / "empty").mkdir(exist_ok=True)
+        code, output, errors = invoke(monkeypatch, capsys, nothing)
+        assert (code, output) == (1, "") and str(nothing) in errors
+
+
+def test_an_image_on_standard_input(
+    picture: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with picture.open("rb") as stream:
+        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(stream))
+        code, output, _ = invoke(monkeypatch, capsys, "-", "--json")
+    assert code == 0
+    row = json.loads(output)
+    assert (row["image"], row["top"][0]["class"]) == ("-", 1)
+
+
+def test_one_class_has_a_sigmoid() -> None:
+    for logit, wanted in ((0.0, 0.5), (2.0, 0.880797), (-2000.0, 0.0), (2000.0, 1.0)):
+        (ranked,) = rank(np.array([logit], np.float32), 5, None)
+        assert ranked.probability == pytest.approx(wanted, abs=1e-6)
 
 
 def test_labels_are_lines(tmp_path: Path) -> None:
     path = tmp_path / "labels.txt"
     path.write_bytes("\ufeffcafé\r\nb\u2028b\r\n c, d".encode())
-    assert read_labels(path, 3) == ["café", "b\u2028b", " c, d"]
+    assert read_labels(path, 3) == ["café", "b b", " c, d"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a\nb\nc\nd\n\n \n",
+        '["a", "b",\n "c", "d"]',
+        '{"3": "d", "0": "a", "1": "b", "2": "c"}',
+        "0 a\n1 b\n3 d\n2 c\n",
+        "\ufeff3: d\r\n0: a\r\n1: b\r\n2: c\r\n",
+    ],
+    ids=["blank-last-lines", "json-list", "json-object", "numbers", "colons"],
+)
+def test_labels_as_people_keep_them(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "labels.txt"
+    path.write_bytes(text.encode())
+    assert read_labels(path, CLASSES) == ["a", "b", "c", "d"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '["a",\n"b"\n]\n',
+        "1 a\n2 b\n3 c\n4 d\n",
+        "0 a\n0 b\n1 c\n2 d\n",
+        '{"a": "0", "b": "1", "c": "2", "d": "3"}',
+        "[1, 2, 3, 4]",
+        "[" * 5000,
+    ],
+)
+def test_labels_that_would_be_shifted_are_refused(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "labels.txt"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(UserError, match=str(path)):
+        read_labels(path, CLASSES)
+
+
+def test_labels_with_their_own_identifiers_stay(tmp_path: Path) -> None:
+    path = tmp_path / "labels.txt"
+    path.write_text("n01440764 tench, Tinca tinca\n7 goldfish\n", encoding="utf-8")
+    assert read_labels(path, 2) == ["n01440764 tench, Tinca tinca", "7 goldfish"]
 
 
 @pytest.mark.parametrize(("text", "lines"), [("", 0), ("a\nb\nc\n", 3), ("background\n" * 5, 5)])
 def test_labels_of_another_count(tmp_path: Path, text: str, lines: int) -> None:
     path = tmp_path / "labels.txt"
     path.write_text(text, encoding="utf-8")
-    with pytest.raises(UserError, match=rf"labels\.txt have {lines} lines .* has 4 classes"):
+    with pytest.raises(UserError, match=rf"labels\.txt have {lines} names .* has 4 classes"):
         read_labels(path, CLASSES)
 
 
@@ -210,7 +310,6 @@ def with_two_holes() -> Array:
     [
         (zeros(1, 32, 32, 3, dtype="float64"), r"type float64; .* float32 \[n, 32, 32, 3\]"),
         (zeros(1, 32, 32, 3, dtype="uint8"), r"type uint8; .*array\.astype\(numpy\.float32\)"),
-        (zeros(1, 32, 32, 3, dtype=">f4"), r"type >f4"),
         (zeros(32, 32, 3), r"shape \[32, 32, 3\]; .* \[n, 32, 32, 3\]"),
         (zeros(), r"shape \[\]"),
         (zeros(1, 32, 33, 3), r"shape \[1, 32, 33, 3\]; .*of that shape"),
@@ -222,6 +321,22 @@ def test_arrays_that_do_not_fit(tmp_path: Path, content: Array, message: str) ->
     path = tmp_path / "x.npy"
     np.save(path, content)
     with pytest.raises(UserError, match=rf"input .*x\.npy .*{message}"):
+        read_input(path, MeanColours.input_shape)
+
+
+def test_input_of_another_byte_order_is_converted(tmp_path: Path) -> None:
+    values = np.random.default_rng(0).standard_normal((2, 32, 32, 3), dtype=np.float32)
+    np.save(tmp_path / "x.npy", values.astype(">f4"))
+    result = read_input(tmp_path / "x.npy", MeanColours.input_shape)
+    assert result.dtype.isnative and np.array_equal(result, values)
+
+
+def test_a_header_that_promises_more_than_the_file_has(tmp_path: Path) -> None:
+    path = tmp_path / "x.npy"
+    np.save(path, zeros(1, 32, 32, 3))
+    content = path.read_bytes().replace(b"(1, 32,", b"(9999999, 32,").replace(b"      \n", b"\n")
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=r"x\.npy"):
         read_input(path, MeanColours.input_shape)
 
 
@@ -273,12 +388,11 @@ def test_a_full_disk_leaves_the_earlier_output(
     path = tmp_path / "y.npy"
     path.write_bytes(b"an earlier result")
 
-    def save(stream: Any, *_: object, **__: object) -> None:
-        stream.write(b"half")
-        raise OSError("4 requested and 2 written")  # numpy's words; it gives no errno
+    def sync(handle: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(np, "save", save)
-    with pytest.raises(UserError, match="4 requested and 2 written"):
+    monkeypatch.setattr(os, "fsync", sync)
+    with pytest.raises(UserError, match="No space left"):
         write_output(path, zeros(1, CLASSES))
     assert path.read_bytes() == b"an earlier result"
     assert list(tmp_path.iterdir()) == [path]

@@ -179,7 +179,7 @@ def test_wrong_options_end_in_one_sentence(
 def test_torch_is_imported_for_the_check_alone(tiny: Built, check_it: bool) -> None:
     program = (
         "import sys\nfrom pathlib import Path\nfrom mnv2_tvm.run import main\n"
-        f"main(Path(sys.argv[1]), [Path(sys.argv[2])], check={check_it})\n"
+        f"main(Path(sys.argv[1]), [sys.argv[2]], check={check_it})\n"
         "print('torch' in sys.modules)"
     )
     done = run_python("-c", program, tiny.folder, CAT)

@@ -9,12 +9,14 @@ import pytest
 from conftest import TINY, ended
 
 from mnv2_tvm.errors import UserError
+from mnv2_tvm.host import this_host
 from mnv2_tvm.kernels import KERNELS, schedule_class
 from mnv2_tvm.layer import Layer
 from mnv2_tvm.model import Architecture
 from mnv2_tvm.network import SourceNetwork
 from mnv2_tvm.pipeline import default_schedule, network_blocks, network_layers
-from mnv2_tvm.search.records import Decisions, Record, TuningLog
+from mnv2_tvm.search.entries import Record
+from mnv2_tvm.search.records import Decisions, TuningLog
 from mnv2_tvm.show import fold, main, show
 from mnv2_tvm.target import Target
 
@@ -40,9 +42,12 @@ def logs(tmp_path: Path, target: Target) -> Path:
 def keep(logs: Path, target: Target, layer: Layer, threads: int, point: int) -> Record:
     """Keep the point of the layer's space, counted without its default, as a record."""
     space = schedule_class(layer).space(layer, target)
-    others = [schedule for schedule in space if schedule != default_schedule(layer, target)]
+    default = default_schedule(layer, target)
+    others = [schedule for schedule in space if schedule != default]
     provenance = {"cpu": "Model [5]", "date": "2025-04-03"}
-    record = Record(layer, threads, others[point], 12.34, (11.0, 12.34, 13.0), 1e-7, provenance)
+    record = Record(
+        layer, threads, others[point], 1234.5, (1200.0, 1234.5, 1300.0), 1e-7, provenance
+    )
     TuningLog.of(target, logs).keep([record])
     return record
 
@@ -96,7 +101,7 @@ def test_a_record_that_equals_the_default_of_other_threads(target: Target, logs:
     layer = ONE_OF_EACH[1]
     provenance = {"cpu": "c"}
     schedule = default_schedule(layer, target)
-    record = Record(layer, 4, schedule, 1.0, (1.0, 1.0, 1.0), 0.0, provenance)
+    record = Record(layer, 4, schedule, 99.0, (99.0, 99.0, 99.0), 0.0, provenance)
     TuningLog.of(target, logs).keep([record])
     shown = show(layer, target, threads=2, log_dir=logs)
     assert (shown.schedule, shown.record) == (schedule, None)
@@ -207,7 +212,7 @@ def test_prints_the_record_of_a_layer(
     output = invoke(capsys, *options)[1]
     assert str(record.schedule) in output
     words = " ".join(output.split())
-    assert "a record: 12.3 us inside the network; cpu Model [5], date 2025-04-03" in words
+    assert "a record, tuned elsewhere: 1234.5 us inside the network; cpu Model [5]," in words
 
 
 def test_prints_all_layers_of_a_network(
@@ -218,15 +223,16 @@ def test_prints_all_layers_of_a_network(
     tuned = network_layers(module)[0]
     apart = network_blocks(module)[0]
     keep(logs, target, tuned, 1, 0)
-    record = Record(apart, 1, None, 12.34, (11.0, 12.34, 13.0), 0.0, {})
+    here = {"cpu": this_host().cpu}
+    record = Record(apart, 1, None, 1234.5, (1200.0, 1234.5, 1300.0), 0.0, here)
     TuningLog.of(target, logs).keep([record])
     size = ["--width", 0.5, "--resolution", 96]
     code, output, errors = invoke(capsys, "--target", target.name, *size, "--log-dir", logs)
     assert (code, errors) == (0, "")
     assert output.startswith(f"0.5-96 on {target.name}\n")
-    named = re.findall(r"^ (f32-\S+) +(tuned|default)", output, re.M)
+    named = re.findall(r"^ (f32-\S+) +(tuned elsewhere|tuned|default) ", output, re.M)
     expected = {layer.name: "default" for layer in layers}
-    expected |= {tuned.name: "tuned", apart.name: "tuned"}
+    expected |= {tuned.name: "tuned elsewhere", apart.name: "tuned"}
     assert named == list(expected.items())
     assert re.search(rf"^ {re.escape(apart.name)} +tuned +layer by layer *$", output, re.M)
 

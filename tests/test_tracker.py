@@ -4,16 +4,31 @@ import socket
 import subprocess
 import sys
 import time
-from contextlib import closing
+from contextlib import ExitStack, closing
+from pathlib import Path
 
 import pytest
 from conftest import run_python
-from device_boards import Address, free_port, ready_tracker
+from device_boards import (
+    Address,
+    answers,
+    free_port,
+    ready_tracker,
+    registered,
+    wait_for_boards,
+    wait_until,
+)
 from tvm.rpc.base import TrackerCode
 
+import mnv2_tvm.device as device_package
+from mnv2_tvm.device import __main__ as device
+from mnv2_tvm.device.failure import DeviceError
 from mnv2_tvm.device.listing import Board, board_table, list_boards
+from mnv2_tvm.device.session import Address as BoardAddress
+from mnv2_tvm.device.session import Session
 from mnv2_tvm.device.tracker import Tracker, ask, connect, parse_address, start_tracker
 from mnv2_tvm.errors import UserError
+from mnv2_tvm.target import Target
 
 
 def test_list_names_a_board_that_does_not_answer(address: Address) -> None:
@@ -61,11 +76,97 @@ def test_a_tracker_on_a_taken_port_is_refused(tracker: Tracker) -> None:
 
 
 def test_an_address_is_host_and_port() -> None:
-    assert parse_address("pi.local:77") == ("pi.local", 77)
-    assert parse_address("pi.local") == ("pi.local", 9190)
-    for wrong in ("", ":", ":9190", "pi:", "pi:x", "pi:0", "pi:70000"):
-        with pytest.raises(UserError, match="is not HOST:PORT"):
-            parse_address(wrong)
+    for text, host, port in (
+        ("pi.local:77", "pi.local", 77),
+        ("pi.local", "pi.local", 9190),
+        ("my_board-2:1", "my_board-2", 1),
+        ("[::1]:9191", "::1", 9191),
+        ("[fe80::1%eth0]:65535", "fe80::1%eth0", 65535),
+        ("[::1]", "::1", 9190),
+        ("::1", "::1", 9190),
+        ("2001:db8::7", "2001:db8::7", 9190),
+    ):
+        assert parse_address(text) == (host, port)
+    wrong = [
+        "",
+        ":",
+        ":9190",
+        "pi:",
+        "pi:x",
+        "pi:0",
+        "pi:70000",
+        "pi:-1",
+        "pi:+1",
+        "pi: 1",
+        "a b:1",
+    ]
+    wrong += [
+        "pi:" + "9" * 5000,
+        "pi:٣",
+        "[]:1",
+        "[::1",
+        "::1]:1",
+        "[::1]:",
+        "[pi]:1",
+        "[1.2.3.4]:1",
+    ]
+    wrong += ["pi:1:2", "tracker://pi:1", "user@pi:1", "[::1]9190", "pi\n:1", "pi\0", ":::1"]
+    for text in wrong:
+        with pytest.raises(UserError, match="is not HOST:PORT") as error:
+            parse_address(text)
+        assert len(str(error.value)) < 200 and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("host", "port"), [("127.0.0.1", 70000), ("127.0.0.1", -1), ("a" * 70, 0), ("10.0.0.300", 0)]
+)
+def test_what_nobody_can_listen_on(host: str, port: int) -> None:
+    with pytest.raises(UserError, match=f"cannot listen on {host}:{port}: "):
+        start_tracker(host, port)
+
+
+@pytest.mark.parametrize("host", ["a" * 70, "..", "no_such_host.invalid"])
+def test_a_name_that_no_host_has(host: str) -> None:
+    with pytest.raises(DeviceError, match=f"link: no tracker at {host}:1 "):
+        list_boards((host, 1))
+
+
+def test_a_board_and_a_tracker_on_ipv6(here: Target, capsys: pytest.CaptureFixture[str]) -> None:
+    try:
+        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+    except OSError as error:
+        pytest.skip(f"this machine has no IPv6 loopback: {error}")
+    with start_tracker("::1", 0) as own:
+        assert own.address == f"[::1]:{own.port}"
+        board = ["-m", "board.serve", "--key", here.name, "--tracker", own.address, "--host", "::1"]
+        folder = Path(device_package.__file__).parent
+        with subprocess.Popen([sys.executable, *board], cwd=folder) as process:
+            try:
+                wait_until(lambda: answers(own), "the tracker")
+                wait_for_boards((own.host, own.port), here.name)
+                device.list_(own.address)
+                with closing(Session(BoardAddress((own.host, own.port), here.name))) as session:
+                    assert session.board.startswith("[::1]:")
+            finally:
+                process.terminate()
+    (row,) = [line for line in capsys.readouterr().out.splitlines() if here.name in line]
+    assert row.split()[1].startswith("[::1]:") and row.split()[2] == "free"
+
+
+def test_boards_behind_a_proxy_are_avoided_one_by_one(address: Address) -> None:
+    """They have one address; those that are to be avoided may have left."""
+    with ExitStack() as stack:
+        key = "behind"
+        for count in (1, 2, 3):
+            board = BoardAddress(address, key)
+            stack.enter_context(registered(board, 7777, f"{key}:0.{count}"))
+            two = board.without({"127.0.0.1:7777 pi-1", "127.0.0.1:7777 pi-2"})
+            assert board.boards() == count
+            if count > 2:
+                assert two.registered() == (["127.0.0.1:7777"], 1)
+            else:
+                with pytest.raises(DeviceError, match=r"link: .* is left: .*pi-1, .*pi-2"):
+                    two.registered()
 
 
 def test_an_open_tracker_warns() -> None:

@@ -62,6 +62,20 @@ def test_one_of_two_phones(here: Target, plug_in: Plug) -> None:
     assert bench(here.name, via="adb:192.168.1.5:5555").relative_error < 1e-4
 
 
+@pytest.mark.parametrize("mode", ["starts", "other version"])
+def test_what_adb_says_of_its_server_is_no_phone(here: Target, plug_in: Plug, mode: str) -> None:
+    plug_in(mode)
+    with Device(parse_via("adb"), here) as device:
+        assert device.info["machine"] == here.host.machine
+
+
+def test_a_phone_found_over_the_air(here: Target, plug_in: Plug) -> None:
+    """Its serial number has a space and brackets."""
+    plug_in("air")
+    with Device(parse_via("adb:adb-PHONE1-Xy (2)._adb-tls-connect._tcp"), here) as device:
+        assert "(2)" in device.name
+
+
 @pytest.mark.parametrize(
     ("mode", "match"),
     [
@@ -123,7 +137,7 @@ def test_no_adb_here(monkeypatch: pytest.MonkeyPatch) -> None:
     refused("adb is not installed here; apt install adb", Kind.LINK)
 
 
-@pytest.mark.parametrize("serial", ["-d", "a b", "$(id)", "a;b", "a\nb"])
+@pytest.mark.parametrize("serial", ["-d", "$(id)", "a;b", "a\nb", "a\x1b[2J", " a", "a" * 5000])
 def test_a_serial_number_cannot_be_an_option_or_a_command(serial: str) -> None:
     with pytest.raises(UserError, match="no serial number of adb"):
         parse_via(f"adb:{serial}")

@@ -186,7 +186,6 @@ def test_a_target_without_an_operating_system(
         ("--target x86 --via ssh:a --program p", "--via measures, and --program only writes"),
         ("--target x86 --per-layer --program p", "--per-layer measures"),
         ("--target x86 --json out.json --program p", "--json measures"),
-        ("--target x86 --via ssh:a --runs 0", "give 1 or more"),
     ],
 )
 def test_options_of_bench_that_do_not_go_together(

@@ -17,8 +17,7 @@ from mnv2_tvm.device.failure import DeviceError, Failure, Kind
 from mnv2_tvm.errors import UserError
 from mnv2_tvm.kernels import Schedule, schedule_class
 from mnv2_tvm.layer import Layer
-from mnv2_tvm.search.candidate import Timing
-from mnv2_tvm.search.farm import Result
+from mnv2_tvm.search.candidate import Result, Timing
 from mnv2_tvm.search.progress import Progress
 from mnv2_tvm.search.records import TuningLog
 from mnv2_tvm.target import Target
@@ -62,7 +61,8 @@ def test_tune_over_ssh(here: Target, tmp_path: Path, monkeypatch: pytest.MonkeyP
             assert {m.emulated for m in log.measurements()} == {runner is not None}
             kept = [record for record in report.records if record.schedule]
             assert kept and all(0 < record.max_error < 1e-4 for record in kept)
-            assert all(("emulated" in r.provenance["cpu"]) == bool(runner) for r in kept)
+            assert all(r.emulated == bool(runner) for r in kept)
+            assert {r.cpu for r in kept} == {m.machine.cpu for m in log.measurements()} != {""}
             assert list(server.there.iterdir()) == []
 
 
@@ -93,7 +93,7 @@ def measure(board: ProgramBoard, schedules: list[Schedule], folder: Path) -> lis
     jobs = []
     for number, schedule in enumerate(schedules):
         path = folder / str(number)
-        built = build_candidate_object(DEPTHWISE, schedule, board.device.target.name, path)
+        built = build_candidate_object(DEPTHWISE, schedule, board.device.target, path)
         jobs.append((DEPTHWISE, schedule, built))
     found = list(board.measure(jobs))
     assert [job for job, _ in found] == jobs
@@ -121,7 +121,7 @@ def test_a_candidate_that_crashes_or_hangs_or_is_wrong_costs_only_itself(
         jobs = []
         for number, (schedule, body) in enumerate(zip(schedules, bodies, strict=True)):
             path = tmp_path / str(number)
-            built = build_candidate_object(DEPTHWISE, schedule, here.name, path)
+            built = build_candidate_object(DEPTHWISE, schedule, here, path)
             if body:
                 replace_kernel(built, body, here)
             jobs.append((DEPTHWISE, schedule, built))

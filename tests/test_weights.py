@@ -1,6 +1,7 @@
 """Weights from files: every naming and nesting that is read, every mistake that is named."""
 
 import re
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -181,7 +182,9 @@ def test_shape_that_no_option_fits(tmp_path: Path, state: State) -> None:
     [
         ("classifier.1.bias", torch.full((10,), float("nan")), "not finite"),
         ("classifier.1.bias", torch.full((10,), 1e300, dtype=torch.float64), "not finite"),
-        ("classifier.1.bias", torch.ones(10, dtype=torch.int8), "not of floating point"),
+        ("classifier.1.bias", torch.ones(10, dtype=torch.int8), "torch.int8"),
+        ("classifier.1.bias", torch.ones(10, dtype=torch.complex64), "torch.complex64"),
+        ("classifier.1.bias", torch.ones(10, device="meta"), "no numbers"),
         ("features.0.1.running_var", torch.full((16,), -1.0), "negative"),
     ],
 )
@@ -192,3 +195,37 @@ def test_bad_numbers(
     torch.save(state | {key: tensor}, path)
     refused = refusal(path)
     assert key in refused and text in refused
+
+
+def test_quantized_tensor(tmp_path: Path, state: State) -> None:
+    path, key = tmp_path / "weights.pth", "classifier.1.weight"
+    with warnings.catch_warnings(action="ignore"):  # torch is about to drop these tensors
+        quantized = torch.quantize_per_tensor(state[key], 0.1, 0, torch.qint8)
+        torch.save(state | {key: quantized}, path)
+    text = refusal(path)
+    assert key in text and "torch.qint8" in text
+
+
+def test_every_layout_is_the_same_tensor(tmp_path: Path, state: State) -> None:
+    """Sparse, transposed, a view into a larger storage, a Parameter, one number for all."""
+    weight, bias = state["classifier.1.weight"], state["classifier.1.bias"]
+    stem = "features.0.0.weight"
+    same = {"features.0.1.weight": torch.full((16,), 1.5)}
+    forms = {
+        "classifier.1.weight": weight.to_sparse(),
+        "classifier.1.bias": torch.stack([bias, -bias])[0],
+        stem: state[stem].to(memory_format=torch.channels_last),
+        "features.18.0.weight": torch.nn.Parameter(state["features.18.0.weight"]),
+        "features.0.1.weight": torch.tensor(1.5).expand(16),
+    }
+    path = tmp_path / "weights.pth"
+    for zipped in (True, False):
+        torch.save(state | forms, path, _use_new_zipfile_serialization=zipped)
+        assert_loads(path, state | same)
+        loaded = load_weights(path, TINY)
+        assert all(tensor.is_contiguous() for tensor in loaded.values())
+        assert not any(tensor.requires_grad for tensor in loaded.values())
+    with warnings.catch_warnings(action="ignore"):  # "in beta state"
+        forms["classifier.1.weight"] = weight.to_sparse_csr()
+    torch.save(state | forms, path)
+    assert_loads(path, state | same)

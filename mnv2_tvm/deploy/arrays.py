@@ -6,8 +6,7 @@ from typing import Any
 import numpy as np
 
 from mnv2_tvm.deploy.manifest import Manifest
-from mnv2_tvm.errors import UserError
-from mnv2_tvm.untrusted import printable
+from mnv2_tvm.errors import UserError, printable
 
 Floats = np.ndarray[Any, np.dtype[np.float32]]
 
@@ -71,6 +70,7 @@ def _hint(array: np.ndarray, shape: tuple[int, ...]) -> str:
 
 def check_memory(name: str, array: Any, shape: tuple[int, ...], *, written: bool = False) -> None:
     """Raise UserError unless `array` can be handed to C as it lies: contiguous float32."""
+    name = f"the {name}"
     if not isinstance(array, np.ndarray):
         raise UserError(f"{name} is a {type(array).__name__}; it must be a numpy array")
     if array.dtype != np.float32:  # another byte order is unequal too

@@ -1,6 +1,7 @@
 """Write the library of a microcontroller: `libmnv2.a`, which takes memset and memcpy alone."""
 
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -42,8 +43,8 @@ def write_static_library(network: Compilation, interface: Interface, folder: Pat
         cpu = f"-mcpu={target.link.cpu}"
         objects = [scratch / "network.o", scratch / "runtime.o"]
         compile_c(kernels, target, objects[0], cpu, "-Qunused-arguments")
-        flags = [cpu, "-fno-pic", "-fno-unwind-tables", f"-I{folder}"]
-        flags.append(f'-DMNV2_WEIGHTS_FILE="{weights}"')
+        flags = [cpu, "-fno-pic", "-fno-unwind-tables", f'-DMNV2_WEIGHTS_FILE="{weights.name}"']
+        shutil.copy(folder / HEADER, scratch)
         compile_c(_SOURCES / "bare_metal.c", target, objects[1], *flags)
         whole = scratch / "mnv2.o"
         link_object(objects, target, whole, _DISCARDED)

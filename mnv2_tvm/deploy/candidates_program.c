@@ -1,7 +1,8 @@
 /* mnv2_candidates: kernels of one layer, each checked and timed in a process of its own.
  *
  * One line of JSON for each goes to stdout: its number with relative error and median time, without
- * the time where its numbers are wrong, or with the signal that ended it.
+ * the time where its numbers are wrong, or with the signal that ended it. An error that is no number
+ * is null.
  */
 #define _GNU_SOURCE
 #include <stddef.h>
@@ -44,7 +45,7 @@ static void measure(int number) {
     candidate->run(y, scratch);
     double error = relative_error(y, at(PROGRAM_REFERENCE), PROGRAM_Y_COUNT);
     printf("{\"candidate\": %d, \"relative_error\": ", number);
-    printf(isfinite(error) ? "%.3g" : "Infinity", error);
+    printf(isfinite(error) ? "%.3g" : "null", error);
     if (error <= PROGRAM_TOLERANCE)
         printf(", \"median_us\": %.6g", median_us(candidate, y, scratch));
     printf("}\n");

@@ -1,6 +1,7 @@
 """Write the library: the generated object, the C runtime around it, and the weights inside."""
 
 import hashlib
+import shutil
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -9,11 +10,13 @@ import mnv2_tvm
 from mnv2_tvm.deploy.cpu_features import cpu_define
 from mnv2_tvm.deploy.elf import check_library
 from mnv2_tvm.deploy.link import compile_c, ffi_includes, link_shared, write_object
-from mnv2_tvm.deploy.loader import HEADER, LIBRARY, MAX_THREADS
+from mnv2_tvm.deploy.loader import HEADER, LIBRARY
 from mnv2_tvm.errors import UserError
 from mnv2_tvm.files import scratch_folder
 from mnv2_tvm.pipeline import Compilation
 from mnv2_tvm.target import Target
+
+MAX_THREADS = 64  # MNV2_MAX_THREADS of mnv2.h
 
 _SOURCES = Path(__file__).resolve().parent
 _NAME_DIGITS = 12  # of a SHA-256, hexadecimal
@@ -36,11 +39,7 @@ class Interface:
         """Of a compiled network. Raises UserError for a thread count that no library takes."""
         if not 1 <= threads <= MAX_THREADS:
             raise UserError(f"{threads} threads: give 1 to {MAX_THREADS}")
-        first, last = network.steps[0].layer, network.steps[-1].layer
-        batch, height, width, channels = last.output_shape
-        pooled = height == width == 1
-        inputs = first.input_shape
-        outputs = (batch, channels) if pooled else (batch, height, width, channels)
+        inputs, outputs = network.steps[0].layer.input_shape, network.output_shape
         workspace_bytes, layer_count = network.plan.workspace_bytes, len(network.steps)
         # All that a program may rely on, and the weights: equal names are equal networks.
         facts = (network.target.name, inputs, outputs, workspace_bytes, layer_count)
@@ -81,18 +80,20 @@ def compile_objects(
     defines = runtime_defines(network, interface, weights)
     parts = [scratch / f"{name}.o" for name in ("network", "runtime", "steps", "team", "cpu")]
     packed = scratch / "packed.o"
+    if include != scratch:
+        shutil.copy(include / HEADER, scratch)
     write_object(network.module, target, parts[0])
     for part in parts[1:4]:
-        compile_c(_SOURCES / f"{part.stem}.c", target, part, f"-I{include}", *defines)
+        compile_c(_SOURCES / f"{part.stem}.c", target, part, *defines)
     compile_c(_SOURCES / "cpu.c", target, parts[4], cpu_define(target))
-    compile_c(_SOURCES / "packed.c", target, packed, f"-I{include}", *ffi_includes())
+    compile_c(_SOURCES / "packed.c", target, packed, *ffi_includes())
     return Objects(parts, packed)
 
 
 def runtime_defines(network: Compilation, interface: Interface, weights: Path) -> list[str]:
-    """What the C runtime must know beside mnv2.h; `weights` is the file it takes in."""
+    """What the C runtime must know beside mnv2.h; `weights` is a file beside the object."""
     return [
-        f'-DMNV2_WEIGHTS_FILE="{weights}"',
+        f'-DMNV2_WEIGHTS_FILE="{weights.name}"',
         f"-DMNV2_THREADS={interface.threads}",
         f"-DMNV2_SCRATCH_BYTES={network.plan.scratch_bytes}",
     ]

@@ -1,28 +1,26 @@
 """Load a built library into this process and call it on numpy arrays."""
 
 import ctypes
-import operator
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from itertools import count as count_up
 from math import prod
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 
 from mnv2_tvm.deploy.arrays import Floats, check_memory, in_batches
 from mnv2_tvm.deploy.manifest import MANIFEST, Manifest, file_sha256
 from mnv2_tvm.errors import UserError
+from mnv2_tvm.files import check_loadable
 from mnv2_tvm.host import this_host
+from mnv2_tvm.replace import reading
 
 LIBRARY, HEADER = "libmnv2.so", "mnv2.h"
 PACKAGE_LIBRARY = Path("lib") / LIBRARY  # where `build --package` puts it
 STATIC_LIBRARY = "libmnv2.a"  # of a microcontroller
-MAX_THREADS = 64  # MNV2_MAX_THREADS of mnv2.h
-_MAX_CPUS = 1024  # CPU_SETSIZE
+MAX_THREADS = 64  # as MNV2_MAX_THREADS in mnv2.h
 _ALIGNMENT = 64  # bytes, of the workspace
-_loads = count_up(1)
 
 __all__ = ["Floats", "Network", "in_batches", "library_path", "load", "whole_library"]
 
@@ -40,30 +38,46 @@ class Network:
     """A built network: float32 [m, y, x, 3], normalised, to [m, classes], for any m.
 
     `m` is cut into batches of the size the library was built for. Calls may come from several
-    threads at once; the first takes the library's threads, the others run on their own. A copy
-    shares the library. Sent to another process, it is loaded there from its folder.
-
-    As a context manager it ends the library's threads on the way out.
+    threads at once; the first takes the library's threads, the others run on their own. A copy, and
+    one that is sent to another process, loads the library anew.
     """
 
     def __init__(self, folder: Path, threads: int | None = None) -> None:
-        self.manifest = Manifest.read(folder)
+        with reading(folder):  # not one build's manifest and the library of the next
+            self.manifest = Manifest.read(folder)
+            _check_host(folder, self.manifest)
+            self._library = _open(folder, self.manifest)
         self.input_shape = tuple(self.manifest.input_shape)
         self.output_shape = tuple(self.manifest.output_shape)
-        self._folder = folder.resolve()
-        _check_host(folder, self.manifest)
-        self._library = _open(folder, self.manifest)
+        self._folder = folder.absolute()
         size = self._library.mnv2_workspace_bytes()
         sizes = (self._library.mnv2_input_size(), self._library.mnv2_output_size(), size)
         said = (prod(self.input_shape), prod(self.output_shape), self.manifest.workspace_bytes)
         ranks = (len(self.input_shape), len(self.output_shape))
         if sizes != said or ranks != (4, self._library.mnv2_output_rank()):
             raise UserError(f"{folder / MANIFEST} is not of the library beside it; build it again")
-        self._idle: list[_Workspace] = []  # one for each call that runs at the same time
+        self._idle: list[_Workspace] = []  # one for each call that ran at the same time
         self.set_threads(self.manifest.threads if threads is None else threads)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _load_again, (self._folder, self.threads, self.manifest.sha256)
+
+    def __enter__(self) -> "Network":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the library's threads, which sleep between runs; the next run starts them again.
+
+        The library itself stays in memory until the process ends.
+        """
+        self._library.mnv2_shutdown()
+        self._idle.clear()
+
     def __call__(self, images: Floats) -> Floats:
-        """Logits [m, classes] of images [m, y, x, 3].
+        """Logits [m, ...] of images [m, y, x, 3].
 
         Other floats than float32 and other layouts are converted. Raises UserError for another
         shape, and for integers, which are pixels that nobody has normalised.
@@ -80,15 +94,15 @@ class Network:
 
         Raises UserError unless they are contiguous float32 and `result` may be written.
         """
-        check_memory("the input", images, self.input_shape)
-        check_memory("the result", result, self.output_shape, written=True)
+        check_memory("input", images, self.input_shape)
+        check_memory("result", result, self.output_shape, written=True)
         with self._workspace() as workspace:
             code = self._library.mnv2_run(images.ctypes.data, result.ctypes.data, workspace)
         _check_code(code)
 
     def profile(self, images: Floats) -> dict[int, float]:
         """Run once and return the seconds of each layer by its number."""
-        check_memory("the input", images, self.input_shape)
+        check_memory("input", images, self.input_shape)
         result = np.empty(self.output_shape, np.float32)
         seconds = np.zeros(self._library.mnv2_layer_count(), np.float64)
         with self._workspace() as workspace:
@@ -104,13 +118,13 @@ class Network:
 
     @property
     def team_threads(self) -> int:
-        """Those that a run takes now: fewer where this process may use fewer CPUs."""
+        """The threads that a run takes now: `threads`, or fewer if fewer CPUs may be used."""
         return int(self._library.mnv2_team_threads())
 
     def set_threads(self, count: int) -> None:
-        """Use `count` threads from the next run on, as far as there are CPUs for them."""
-        number = _whole(count)
-        if not 1 <= number <= MAX_THREADS or self._library.mnv2_set_threads(number):
+        """Use `count` threads from the next run on. Raises UserError unless it is 1 to 64."""
+        known = type(count) is int and 1 <= count <= MAX_THREADS
+        if not known or self._library.mnv2_set_threads(count):
             raise UserError(f"{count!r} threads cannot be had: give 1 to {MAX_THREADS}")
 
     def pin(self, cpus: Sequence[int]) -> None:
@@ -118,43 +132,20 @@ class Network:
 
         Raises UserError for a CPU that is not there, or not for this process.
         """
-        numbers = [_whole(cpu) for cpu in cpus]
-        for cpu, number in zip(cpus, numbers, strict=True):
-            if not 0 <= number < _MAX_CPUS:
-                raise _no_cpu(cpu)
-        self.set_threads(len(numbers))
-        for thread in reversed(range(len(numbers))):
-            if self._library.mnv2_pin(thread, numbers[thread]):
-                raise _no_cpu(cpus[thread])
-
-    def close(self) -> None:
-        """End the library's threads and free the workspaces. The next call starts them again.
-
-        The library itself stays in memory until the process ends.
-        """
-        self._library.mnv2_shutdown()
-        self._idle.clear()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.close()
-
-    def __copy__(self) -> Self:
-        copied = object.__new__(type(self))
-        copied.__dict__.update(self.__dict__)
-        return copied
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
-        return self.__copy__()
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return _load_again, (str(self._folder), self.manifest.sha256, self.threads)
+        for cpu in cpus:
+            if type(cpu) is not int or not 0 <= cpu < 2**31:
+                raise UserError(f"there is no CPU {cpu!r} for this process; see nproc")
+        self.set_threads(len(cpus))
+        for thread in reversed(range(len(cpus))):
+            if self._library.mnv2_pin(thread, cpus[thread]):
+                raise UserError(f"there is no CPU {cpus[thread]} for this process; see nproc")
 
     @contextmanager
     def _workspace(self) -> Iterator[int]:
-        """The address of a workspace that no other call uses."""
+        """The address of a workspace that no other call uses.
+
+        A lock in its place would stay locked in a process that forks during another's call.
+        """
         try:
             workspace = self._idle.pop()
         except IndexError:
@@ -173,24 +164,22 @@ class _Workspace:
         self.address = -(-self._memory.ctypes.data // _ALIGNMENT) * _ALIGNMENT
 
 
-def _load_again(folder: str, sha256: str, threads: int) -> Network:
-    """A network that came from another process. Raises UserError where its folder has changed."""
-    network = Network(Path(folder), threads)
+def _load_again(folder: Path, threads: int, sha256: str) -> Network:
+    """The same network in another process, or a copy of it in this one."""
+    network = Network(folder, threads)
     if network.manifest.sha256 != sha256:
-        raise UserError(f"{folder} was built anew since the network was sent; load it again")
+        raise UserError(f"{folder} was built again since the network was loaded; load it anew")
     return network
 
 
-def _whole(number: object) -> int:
-    """A whole number, and -1 for anything else, such as True or 2.0."""
-    try:
-        return -1 if isinstance(number, bool | np.bool_) else operator.index(number)  # type: ignore[arg-type]
-    except TypeError:
-        return -1
-
-
-def _no_cpu(cpu: object) -> UserError:
-    return UserError(f"there is no CPU {cpu!r} for this process; see nproc")
+def threads_note(network: Network) -> str:
+    """What a user must know of the threads; empty if a run takes as many as were asked for."""
+    if network.team_threads >= network.threads:
+        return ""
+    return (
+        f"note: {network.threads} threads were asked for, and a run takes {network.team_threads}: "
+        "this process may use no more CPUs (see nproc)"
+    )
 
 
 def _check_host(folder: Path, manifest: Manifest) -> None:
@@ -219,14 +208,9 @@ def whole_library(folder: Path, manifest: Manifest) -> Path:
 
 
 def _open(folder: Path, manifest: Manifest) -> ctypes.CDLL:
-    path = whole_library(folder, manifest)
-    try:
-        library = ctypes.CDLL(_new_name(path.resolve()))
-    except OSError as error:
-        raise UserError(
-            f"{path} cannot be loaded ({error}); copy its folder to a file system that is not "
-            "mounted noexec, or build it again"
-        ) from error
+    path = whole_library(folder, manifest).resolve()
+    check_loadable(path)
+    library = _load_file(path)
     pointer, integer = ctypes.c_void_p, ctypes.c_int
     signatures: dict[str, tuple[Any, list[Any]]] = {
         "mnv2_run": (integer, [pointer] * 3),
@@ -245,19 +229,31 @@ def _open(folder: Path, manifest: Manifest) -> ctypes.CDLL:
     for name, (result, arguments) in signatures.items():
         function = getattr(library, name, None)
         if function is None:
-            raise UserError(f"{path} was built by another version; build it again")
+            raise UserError(f"{path} is of an earlier version, without {name}; build it again")
         function.restype, function.argtypes = result, arguments
     return library
 
 
-def _new_name(path: Path) -> str:
-    """The path, written as no load before has: with `/` and `/.` for the digits of its number.
+_loaded: dict[Path, tuple[int, tuple[int, int]]] = {}  # how often, and which file
 
-    The dynamic linker would take a library that was loaded under the same name for this one, even
-    if it was built anew since. It knows one that is the same file by its inode.
+
+def _load_file(path: Path) -> ctypes.CDLL:
+    """The library in a file. One that was built anew since is another one, also of the same path.
+
+    The dynamic linker knows what it has loaded by the path as it is spelt, then by the file.
     """
-    digits = format(next(_loads), "b").replace("0", "/").replace("1", "/.")
-    return f"{path.parent}{digits}/{path.name}"
+    found = path.stat()
+    file = (found.st_dev, found.st_ino)
+    times, known = _loaded.get(path, (0, file))
+    if known != file:
+        times += 1
+    _loaded[path] = times, file
+    try:
+        return ctypes.CDLL(f"{path.parent}/{'./' * times}{path.name}")
+    except OSError as error:
+        raise UserError(
+            f"{path} cannot be loaded ({error}); build it again, and not where files may not run"
+        ) from error
 
 
 def _check_code(code: int) -> None:

@@ -27,7 +27,7 @@ from mnv2_tvm.target import Target
 STATIC_LIBRARY = Path("lib") / "libmnv2.a"
 
 _TEMPLATES = Path(__file__).resolve().parent / "package_files"
-_PLACES = {
+PLACES = {
     "example.c": Path(),
     "mnv2.pc": Path("lib/pkgconfig"),
     "mnv2-config.cmake": Path("lib/cmake/mnv2"),
@@ -64,7 +64,7 @@ def _write_templates(target: Target, library: Path, folder: Path) -> None:
         "@TARGET@": target.name,
         "@POINTER_BYTES@": str(pointer_bytes),
     }
-    for name, place in _PLACES.items():
+    for name, place in PLACES.items():
         (template,) = _TEMPLATES.glob(f"{name}*")
         text = template.read_text(encoding="utf-8")
         for word, meaning in words.items():

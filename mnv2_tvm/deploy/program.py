@@ -1,5 +1,6 @@
 """Write `mnv2_bench`: the objects of the library in a static program that measures itself."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -38,13 +39,15 @@ def write_bench_program(
         shape = "x".join(map(str, interface.input_shape))
         lines = [
             f'#define PROGRAM_NAME "MobileNetV2 {shape} for {target.name}"',
-            *(f'#define PROGRAM_{key}_FILE "{file}"' for key, file in files.items()),
+            *(f'#define PROGRAM_{key}_FILE "{file.name}"' for key, file in files.items()),
             f"#define PROGRAM_FLOP_PER_ROUND {flop_per_round(target)}.0",
             f"static const char *const layer_names[] = {{\n    {names}}};",
         ]
         (scratch / "bench_data.h").write_text("\n".join(lines) + "\n", encoding="utf-8")
         inputs = [SOURCES / "bench_program.c", *objects]
-        link_program(inputs, target, path, f"-I{scratch}", *program_flags(target, tolerance))
+        program = scratch / "mnv2_bench"
+        link_program(inputs, target, program, *program_flags(target, tolerance))
+        shutil.copy(program, path)
     check_program(path, target)
 
 

@@ -110,7 +110,7 @@ static int do_step(const struct run *run, int step, int thread, void *scratch, i
         if (turn == 1 && !*absent)
             for (int spins = 0; spins < SPINS && !reached(last); spins++) pause_briefly();
         unsigned share = (unsigned)thread + turn;
-        if (share >= threads) share -= threads;
+        if (share >= threads) share -= threads; /* ARMv7 divides in a function of its own */
         if (!take(share, first, last)) continue;
         mnv2_do_share(run, step, (int)share, thread, scratch);
         finish_share(last);

@@ -14,12 +14,19 @@ from mnv2_tvm.device.tracker import LOOPBACK, PORT, PROXY_PORT, parse_address, r
 from mnv2_tvm.errors import UserError
 from mnv2_tvm.target import Target
 
-_Tracker = Annotated[str, typer.Option("--tracker", help="HOST:PORT of the tracker.")]
+_Tracker = Annotated[
+    str, typer.Option("--tracker", help="HOST:PORT of the tracker; [::1]:9190 for IPv6.")
+]
 _HERE = f"{LOOPBACK}:{PORT}"
 
 
 def main() -> None:
-    """Boards to measure on: a tracker, who is there, the kit for a board, emulated boards."""
+    """Boards to measure on: a tracker, who is there, the kit for a board, emulated boards.
+
+    TVM's RPC has no authentication, and lets either side run code on the other. What a board asks
+    of this host is refused here, yet use RPC only with boards and networks that you trust: ssh and
+    adb (--via of tune, bench and run) need nothing on the device and give it nothing here.
+    """
 
 
 def tracker(

@@ -9,6 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from mnv2_tvm.device.board.serve import QUICK_IMPORT
+from mnv2_tvm.device.board.words import address_text
 from mnv2_tvm.device.userland import Userland
 from mnv2_tvm.errors import UserError
 from mnv2_tvm.host import this_host
@@ -22,8 +23,8 @@ class LocalBoards:
     """Processes that register with the tracker like `count` boards, from here to `close`."""
 
     def __init__(self, target: Target, tracker: tuple[str, int], count: int = 1) -> None:
-        host, port = tracker
-        arguments = ["-m", "board.serve", "--tracker", f"{host}:{port}", "--key", target.name]
+        where = address_text(*tracker)
+        arguments = ["-m", "board.serve", "--tracker", where, "--key", target.name]
         # The tracker gives out the address from which a board came, which is this host's.
         arguments += ["--address", "127.0.0.1", "--with-parent", str(os.getpid())]
         command, environment = _recipe(target, arguments)

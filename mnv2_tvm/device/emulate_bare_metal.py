@@ -5,6 +5,7 @@ and the same on every host. It knows no pipeline, no cache and no wait states of
 is no time.
 """
 
+import re
 import shutil
 import subprocess
 from dataclasses import dataclass
@@ -16,17 +17,19 @@ from rich.table import Table
 from mnv2_tvm.build import build
 from mnv2_tvm.check import TOLERANCE, reference_network
 from mnv2_tvm.deploy.link import compile_c, run_tool
-from mnv2_tvm.deploy.loader import whole_library
+from mnv2_tvm.deploy.loader import HEADER, whole_library
 from mnv2_tvm.deploy.manifest import Manifest
 from mnv2_tvm.errors import UserError
 from mnv2_tvm.files import scratch_folder
 from mnv2_tvm.model import Architecture
 from mnv2_tvm.network import SourceNetwork, relative_error
 from mnv2_tvm.target import Microcontroller, Target
+from mnv2_tvm.untrusted import printable
 
 _SOURCES = Path(__file__).resolve().parent
 _CALIBRATION = 2 * 1_000_000  # instructions; as in bare_metal.c
 _DEADLINE_S = 600
+_VALUES = ("error", "calibration", "ticks_high", "ticks", "stack", "output")
 
 
 @dataclass(frozen=True)
@@ -72,8 +75,10 @@ def run_emulated(target: Target, folder: Path, network: SourceNetwork) -> Run:
     images = np.random.default_rng(1).standard_normal(manifest.input_shape, dtype=np.float32)
     with scratch_folder() as scratch:
         program = _link(target, library, images, Path(scratch))
-        told = _told(_run(memory, program))
-    logits = np.array(told.pop("output"), np.uint32).view(np.float32)
+        told = read_told(_run(memory, program), int(np.prod(manifest.output_shape)))
+    if code := told["error"][0]:
+        raise UserError(f"mnv2_run of {library} ended with error {code}")
+    logits = np.array(told["output"], np.uint32).view(np.float32)
     high, low = told["ticks_high"][0], told["ticks"][0]
     reference = network.reference(images)
     error = relative_error(logits.reshape(reference.shape), reference)
@@ -91,7 +96,8 @@ def _link(target: Target, library: Path, images: np.ndarray, scratch: Path) -> P
     assert memory is not None
     image, part, program = scratch / "input.raw", scratch / "program.o", scratch / "program"
     image.write_bytes(images.tobytes())
-    flags = [f"-mcpu={target.link.cpu}", f"-I{library.parent.resolve()}", f'-DINPUT_FILE="{image}"']
+    shutil.copy(library.parent / HEADER, scratch)
+    flags = [f"-mcpu={target.link.cpu}", f'-DINPUT_FILE="{image.name}"']
     flags += ["-ffreestanding", "-fno-builtin", "-fno-pic"]
     compile_c(_SOURCES / "bare_metal.c", target, part, *flags)
     script = scratch / "program.ld"
@@ -99,7 +105,7 @@ def _link(target: Target, library: Path, images: np.ndarray, scratch: Path) -> P
     sections = (_SOURCES / "bare_metal.ld").read_text(encoding="utf-8")
     script.write_text(f"MEMORY {{ {places} }}\n{sections}", encoding="utf-8")
     options = ["-m", target.link.emulation, "--gc-sections", "-T", str(script)]
-    run_tool(["ld.lld", *options, str(part), str(library), "-o", str(program)])
+    run_tool(["ld.lld", *options, str(part), str(library)], program)
     return program
 
 
@@ -116,24 +122,39 @@ def _run(memory: Microcontroller, program: Path) -> str:
     command += ["-icount", "shift=0", "-semihosting-config", "enable=on,target=native"]
     command += ["-display", "none", "-monitor", "none", "-serial", "none", "-kernel", str(program)]
     try:
-        done = subprocess.run(
-            command, capture_output=True, text=True, check=False, timeout=_DEADLINE_S
-        )
+        done = subprocess.run(command, capture_output=True, check=False, timeout=_DEADLINE_S)
     except subprocess.TimeoutExpired as error:
         raise UserError(f"the emulated run did not end in {_DEADLINE_S} s") from error
+    # By its version QEMU passes on what the program tells to one stream or to the other.
+    said = "\n".join(part.decode(errors="replace") for part in (done.stdout, done.stderr))
     if done.returncode:
-        words = (done.stdout[-200:] + done.stderr).strip() or "no output"
-        raise UserError(f"the emulated run failed: {words}")
-    return done.stdout + done.stderr
+        raise UserError(f"the emulated run failed: {_last_words(said)}")
+    return said
 
 
-def _told(text: str) -> dict[str, list[int]]:
-    """The values that the program told, by name."""
-    told: dict[str, list[int]] = {}
-    for line in text.splitlines():
-        name, value = line.split()
-        told.setdefault(name, []).append(int(value, 16))
+def read_told(text: str, outputs: int) -> dict[str, list[int]]:
+    """The values that the program told, by name: so many outputs, and one of each other.
+
+    What else is in the text are warnings of QEMU. Raises UserError where values are missing.
+    """
+    told: dict[str, list[int]] = {name: [] for name in _VALUES}
+    for name, value in re.findall(rf"^({'|'.join(_VALUES)}) ([0-9a-f]{{8}})$", text, re.MULTILINE):
+        told[name].append(int(value, 16))
+    for name, values in told.items():
+        expected = outputs if name == "output" else 1
+        if len(values) != expected:
+            raise UserError(
+                f"the emulated run told '{name}' {len(values)} times, not {expected}: "
+                f"{_last_words(text)}"
+            )
+    if not told["calibration"][0]:
+        raise UserError("the emulated run counted no instructions: QEMU ignores -icount")
     return told
+
+
+def _last_words(text: str) -> str:
+    lines = text.strip().splitlines()
+    return printable(lines[-1]) if lines else "no output"
 
 
 def run_table(run: Run) -> Table:

@@ -16,6 +16,7 @@ class Kind(StrEnum):
     CRASH = "crash"  # the process that ran the kernel died
     TIMEOUT = "timeout"  # no answer before the deadline
     WRONG_NUMBERS = "wrong numbers"
+    IMPOSSIBLE = "impossible time"  # shorter than any CPU of the target can do
 
 
 class DeviceError(UserError):

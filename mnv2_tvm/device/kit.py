@@ -1,5 +1,6 @@
 """The kit of a board: what to copy there so that it installs itself and registers."""
 
+import hashlib
 import shutil
 from importlib.metadata import version
 from pathlib import Path
@@ -13,7 +14,7 @@ from mnv2_tvm.target import Target
 
 _SOURCES = Path(__file__).resolve().parent
 _MACHINES = ("aarch64", "x86_64")  # apache-tvm has wheels for these
-_FILES = {"board", "install.sh", "requirements.txt", "README.txt"}
+_SUMS = "SHA256SUMS"  # of the kit's files: it is replaced only while they are unchanged
 _BOARD_PORT = 9091
 
 
@@ -21,13 +22,15 @@ def write_kit(target: Target, folder: Path) -> Path:
     """Write the kit for boards of the target, all of it or nothing; an earlier kit is replaced.
 
     Raises UserError for a target without wheels of TVM, or where `folder` cannot be written or
-    holds something else.
+    holds anything but the files of a kit as they were written.
     """
     _check_target(target)
     folder = folder.resolve()
     try:
         if folder.exists() and not _is_kit(folder):
-            raise UserError(f"{folder} exists and is no kit; give another folder with -o")
+            raise UserError(
+                f"{folder} exists and is no kit as it was written; give another folder with -o"
+            )
         folder.parent.mkdir(parents=True, exist_ok=True)
         with scratch_folder(folder.parent, f".{folder.name}-") as name:
             new, old = Path(name) / "new", Path(name) / "old"
@@ -46,7 +49,7 @@ def write_kit(target: Target, folder: Path) -> Path:
 
 
 def _check_target(target: Target) -> None:
-    if "android" in target.tvm["mtriple"]:
+    if target.android:
         raise UserError(
             f"{target.name}: there is no kit for Android; start TVM's tvm_rpc there as README.md "
             f"shows, with --key={target.name}, and give {OPTION} here"
@@ -60,7 +63,27 @@ def _check_target(target: Target) -> None:
 
 
 def _is_kit(folder: Path) -> bool:
-    return folder.is_dir() and {path.name for path in folder.iterdir()} in (_FILES, set())
+    """Whether the folder is empty or holds the files of a kit, unchanged, and no others."""
+    if not folder.is_dir():
+        return False
+    if not any(folder.iterdir()):
+        return True
+    sums = folder / _SUMS
+    return sums.is_file() and sums.read_bytes() == _sums(folder).encode()
+
+
+def _sums(folder: Path) -> str:
+    """What `sha256sum` says of all files of a kit but this one; Python's caches do not count."""
+    lines = []
+    for path in sorted(folder.rglob("*")):
+        if "__pycache__" in path.relative_to(folder).parts:
+            continue
+        if path.is_symlink() or not (path.is_file() or path.is_dir()):
+            lines.append(f"{path} is none of ours\n")
+        elif path.is_file() and path != folder / _SUMS:
+            digest = hashlib.sha256(path.read_bytes()).hexdigest()
+            lines.append(f"{digest}  {path.relative_to(folder)}\n")
+    return "".join(lines)
 
 
 def _write(target: Target, folder: Path) -> None:
@@ -82,3 +105,4 @@ def _write(target: Target, folder: Path) -> None:
             text = text.replace(word, meaning)
         (folder / name).write_text(text, encoding="utf-8")
     (folder / "install.sh").chmod(0o755)
+    (folder / _SUMS).write_text(_sums(folder), encoding="utf-8")

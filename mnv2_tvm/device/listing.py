@@ -1,23 +1,55 @@
 """Who is at a tracker: every board, free or busy, and what the free ones tell about themselves."""
 
 import threading
+import time
 from collections import Counter
-from contextlib import closing
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
-from typing import Any
+from itertools import chain, islice
+from typing import Annotated, Any
 
+from msgspec import Meta, Struct
 from rich import box
 from rich.table import Table
 from rich.text import Text
 
+from mnv2_tvm.device.board.words import address_text
+from mnv2_tvm.device.deadline import deadline
 from mnv2_tvm.device.failure import DeviceError, Kind
+from mnv2_tvm.device.link import Link
 from mnv2_tvm.device.plain_server import NOTHING_TOLD, OPTION, told_by
 from mnv2_tvm.device.tracker import ask, connect
 from mnv2_tvm.errors import UserError
+from mnv2_tvm.untrusted import convert, printable
 
 _INFO_S = 5.0
+_ALL_S = 20.0  # for the questions to all boards
+_AT_ONCE = 8
+_MOST = 10_000  # boards of a tracker
 _SESSION_S = 10  # the board ends the session itself, should we not
 _claim = threading.Lock()
+
+_Many = Annotated[int, Meta(ge=0, le=1000)]
+Port = Annotated[int, Meta(ge=1, le=65535)]
+# TVM's C++ server and its Android app send the port as text.
+PortText = Annotated[str, Meta(pattern="^[0-9]{1,5}$")]
+
+
+class _Queue(Struct):
+    free: _Many
+
+
+class _Summary(Struct):
+    server_info: list[Any]  # what each server said of itself, so that a wrong one hides no other
+    queue_info: dict[str, _Queue]
+
+
+class _Server(Struct):
+    key: str
+    addr: tuple[str, Port | PortText]
+    boards: dict[str, _Many] | None = None  # of our proxy
 
 
 @dataclass
@@ -30,6 +62,11 @@ class Board:
     state: str = "busy"
     info: dict[str, Any] = field(default_factory=dict)
 
+    @property
+    def address(self) -> str:
+        """HOST:PORT."""
+        return address_text(self.host, self.port)
+
 
 def summary(tracker: tuple[str, int]) -> tuple[list[Board], dict[str, int]]:
     """All boards, and how many of each key are free. Raises UserError without a tracker."""
@@ -37,21 +74,27 @@ def summary(tracker: tuple[str, int]) -> tuple[list[Board], dict[str, int]]:
 
     with closing(connect(tracker)) as connection:
         try:
-            _, answer = ask(connection, TrackerCode.SUMMARY)
+            answer: tuple[int, _Summary]
+            answer = ask(connection, TrackerCode.SUMMARY, kind=tuple[int, _Summary])
         except OSError as error:
-            where = f"{tracker[0]}:{tracker[1]}"
-            raise DeviceError(Kind.LINK, f"the tracker at {where}: {error}") from error
-    boards = [board for server in answer["server_info"] for board in _boards(server)]
-    free = {key: queue["free"] for key, queue in answer["queue_info"].items()}
+            where = f"the tracker at {address_text(*tracker)}"
+            raise DeviceError(Kind.LINK, f"{where}: {error}") from error
+    _, told = answer
+    boards = list(islice(chain.from_iterable(map(_boards, told.server_info)), _MOST))
+    free = {key: queue.free for key, queue in told.queue_info.items()}
     return sorted(boards, key=lambda b: (b.key, b.host, b.port)), free
 
 
-def _boards(server: dict[str, Any]) -> list[Board]:
-    """The boards of one registered server: itself, or those behind our proxy."""
-    host, port = server["addr"]
-    counts = server.get("boards", {server["key"].removeprefix("server:"): 1})
-    # TVM's C++ server and its Android app send the port as text.
-    return [Board(key, host, int(port)) for key, count in counts.items() for _ in range(count)]
+def _boards(said: Any) -> Iterator[Board]:
+    """The boards of one registered server: itself, or those behind our proxy; none of a wrong."""
+    with suppress(UserError):
+        server = convert(said, _Server, "a server")
+        host, port = server.addr
+        counts = server.boards
+        if counts is None:
+            counts = {server.key.removeprefix("server:"): 1}
+        for key, count in counts.items():
+            yield from (Board(key, host, int(port)) for _ in range(count))
 
 
 def list_boards(tracker: tuple[str, int]) -> list[Board]:
@@ -60,24 +103,20 @@ def list_boards(tracker: tuple[str, int]) -> list[Board]:
     Raises UserError where there is no tracker.
     """
     boards, free = summary(tracker)
-    threads = []
-    for key, count in Counter(board.key for board in boards).items():
-        for _ in range(min(count, free.get(key, 0))):
-            thread = threading.Thread(target=_ask_one, args=(tracker, key, boards), daemon=True)
-            thread.start()
-            threads.append(thread)
-    for thread in threads:
-        thread.join(_INFO_S + 1)
+    until = time.monotonic() + _ALL_S
+    with ThreadPoolExecutor(_AT_ONCE) as threads:
+        for key, count in Counter(board.key for board in boards).items():
+            for _ in range(min(count, free.get(key, 0))):
+                threads.submit(_ask_one, tracker, key, boards, until)
     return boards
 
 
-def _ask_one(tracker: tuple[str, int], key: str, boards: list[Board]) -> None:
+def _ask_one(tracker: tuple[str, int], key: str, boards: list[Board], until: float) -> None:
     """Take any free board of the key for a moment and note what it tells."""
-    from tvm.rpc.base import TrackerCode
-
+    if time.monotonic() > until:
+        return
     try:
-        with closing(connect(tracker)) as connection:
-            _, (host, port, match) = ask(connection, TrackerCode.REQUEST, key, "list", 1)
+        host, port, match = request(tracker, key, "list", _INFO_S)
     except (OSError, UserError):
         return  # somebody else has it now
     with _claim:
@@ -89,17 +128,40 @@ def _ask_one(tracker: tuple[str, int], key: str, boards: list[Board]) -> None:
     _describe(mine[0], match)
 
 
-def _describe(board: Board, match: str) -> None:
-    from tvm import rpc
+def request(tracker: tuple[str, int], key: str, user: str, within_s: float) -> tuple[str, int, str]:
+    """Host, port and match key of a free board of the key, which is then ours.
 
+    Raises TimeoutError where none is free `within_s`, another OSError where the tracker goes, and
+    DeviceError for an answer that is none.
+    """
+    from tvm.rpc.base import TrackerCode
+
+    kind = tuple[int, tuple[str, Port | PortText, str]]
+    with closing(connect(tracker)) as connection:
+        message = (TrackerCode.REQUEST, key, user, 1)
+        _, (host, port, match) = ask(connection, *message, kind=kind, within_s=within_s)
+    return host, int(port), match
+
+
+def _describe(board: Board, match: str) -> None:
+    link = None
     try:
-        session = rpc.connect(board.host, board.port, match, session_timeout=_SESSION_S)
-        told = told_by(session)
+        link = Link(board.host, board.port, _INFO_S)
+        with deadline(link.left_s, link.cut):
+            told = told_by(link.open(match, _SESSION_S))
     except Exception as error:  # TVM's are of many kinds
-        board.info = {"name": str(error).strip().split("\n")[0]}
+        said = link.refused if link else ""
+        board.info = {"name": f"refused: it sent {said}" if said else _first_line(error)}
         return
+    finally:
+        if link:
+            link.cut()
     board.info = told or NOTHING_TOLD | {"name": f"needs {OPTION}"}
     board.state = "free"
+
+
+def _first_line(error: Exception) -> str:
+    return printable(str(error).strip().split("\n")[0])
 
 
 def board_table(boards: list[Board]) -> Table:
@@ -110,8 +172,8 @@ def board_table(boards: list[Board]) -> Table:
     for board in boards:
         told = {key: value for key, value in board.info.items() if value is not None}
         cells = [
-            board.key,
-            f"{board.host}:{board.port}",
+            printable(board.key),
+            printable(board.address),
             board.state,
             _versions(board.info),
             str(told.get("cpu", "")) + (", emulated" if told.get("emulated") else ""),

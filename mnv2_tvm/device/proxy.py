@@ -18,8 +18,9 @@ from tvm.rpc import base
 from tvm.rpc.proxy import ProxyServerHandler
 
 from mnv2_tvm.device.board.connection import keep_alive
-from mnv2_tvm.device.board.words import is_loopback, open_port_warning
-from mnv2_tvm.device.tracker import connect, open_listener
+from mnv2_tvm.device.board.words import address_text, is_loopback, open_port_warning
+from mnv2_tvm.device.failure import DeviceError
+from mnv2_tvm.device.tracker import ask, connect, open_listener
 
 _LATELY = 5  # updates of the tracker, one every 2 s: a board is away between two sessions
 
@@ -33,8 +34,8 @@ def run_proxy(host: str, port: int, tracker: tuple[str, int]) -> None:
     port = listener.getsockname()[1]
     if not is_loopback(host):
         print(open_port_warning("proxy", host), file=sys.stderr)
-    there = f"the tracker {tracker[0]}:{tracker[1]}"
-    print(f"proxy on {host}:{port} for {there}; Ctrl-C ends it", flush=True)
+    there = f"the tracker {address_text(*tracker)}"
+    print(f"proxy on {address_text(host, port)} for {there}; Ctrl-C ends it", flush=True)
     # TVM's Proxy class starts a process through cloudpickle and psutil for this.
     asyncio.set_event_loop(asyncio.new_event_loop())
     _Proxy(listener, port, 0, 0, 0, tracker).run()
@@ -89,9 +90,10 @@ class _Proxy(ProxyServerHandler):  # type: ignore[misc]
 
     def _forget_boards(self) -> None:
         """Leave the tracker where it has a board that left: it forgets with the connection only."""
-        with suppress(OSError):  # TVM's update will find the same and connect again
-            base.sendjson(self._tracker_conn, [base.TrackerCode.GET_PENDING_MATCHKEYS])
-            waiting = set(base.recvjson(self._tracker_conn))
+        # TVM's update will find the same and connect again.
+        with suppress(OSError, DeviceError):
+            question = base.TrackerCode.GET_PENDING_MATCHKEYS
+            waiting = set(ask(self._tracker_conn, question, kind=list[str]))
             for key in waiting & self._server_pool.keys():
                 self._server_pool[key].alloc_time = None  # TVM times from the first absence
             if not waiting <= self._server_pool.keys():
@@ -109,7 +111,6 @@ class _Proxy(ProxyServerHandler):  # type: ignore[misc]
         if self._tracker_conn is None or boards == self._told:
             return
         info = {"key": "server:proxy", "addr": [None, self._listen_port], "boards": boards}
-        with suppress(OSError):  # the next update finds the tracker gone
-            base.sendjson(self._tracker_conn, [base.TrackerCode.UPDATE_INFO, info])
-            base.recvjson(self._tracker_conn)
+        with suppress(OSError, DeviceError):  # the next update finds the tracker gone
+            ask(self._tracker_conn, base.TrackerCode.UPDATE_INFO, info)
             self._told = boards

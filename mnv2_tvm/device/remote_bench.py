@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from mnv2_tvm.baseline import check_numbers
+from mnv2_tvm.device.failure import DeviceError, Kind
 from mnv2_tvm.device.plain_server import NOTHING_TOLD, WARNING
 from mnv2_tvm.device.remote_network import RemoteNetwork
 from mnv2_tvm.device.session import Address, Session, patience_s
@@ -92,17 +93,31 @@ def bench_on_board(
             clocks += [told["clock_mhz"]] if told.get("clock_mhz") else []
             temperatures += [told["temperature_c"]] if told.get("temperature_c") else []
         profiles = [list(network.profile(images).values()) for _ in range(runs if per_layer else 0)]
+        times_ms = [value for values in rounds for value in values]
+        layers_us = (1e6 * np.median(profiles, axis=0)).tolist() if profiles else []
+        _check_possible(session, times_ms, layers_us)
         return BoardTimes(
             board=session.info,
             clock_mhz=clocks,
             temperature_c=temperatures,
             relative_error=error,
-            times_ms=[value for values in rounds for value in values],
-            layers_us=(1e6 * np.median(profiles, axis=0)).tolist() if profiles else [],
+            times_ms=times_ms,
+            layers_us=layers_us,
             threads=network.threads,
             peak_gflop_per_s=max(before, _peak(probe, network)),
             drift=float(np.median(rounds[-1]) / np.median(rounds[0])),
         )
+
+
+def _check_possible(session: Session, times_ms: list[float], layers_us: list[float]) -> None:
+    """Raises DeviceError for times that a run cannot take, of a broken clock or by intent.
+
+    A layer may take 0: the steps of a clock can be coarse.
+    """
+    whole, layers = np.array(times_ms), np.array(layers_us)
+    if not (np.all(whole > 0) and np.all(layers >= 0) and np.isfinite([*whole, *layers]).all()):
+        words = f"{session.board} tells times that cannot be; is its clock right?"
+        raise DeviceError(Kind.ERROR, words, session.board)
 
 
 def _peak(probe: PeakProbe, network: RemoteNetwork) -> float:

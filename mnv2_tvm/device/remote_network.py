@@ -1,16 +1,20 @@
 """A built library on a board: the same calls as `mnv2_tvm.load` gives here."""
 
+import math
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
 from mnv2_tvm.deploy.loader import Floats, in_batches, load, whole_library
 from mnv2_tvm.deploy.manifest import Manifest
+from mnv2_tvm.device.failure import DeviceError, Kind
 from mnv2_tvm.device.session import Address, Session, patience_s
 from mnv2_tvm.errors import UserError
+from mnv2_tvm.untrusted import printable
 
+_LEAST_S = 1e-9  # for a whole run; a coarse clock may give no time to a small layer
 _SLACK = 10  # the deadline of a run over what an earlier one took
 
 
@@ -55,7 +59,8 @@ class RemoteNetwork:
         operands = (self._input, self._output, self._workspace, self._seconds)
         with self._deadline():
             self._module["mnv2_profile"](*operands)
-            return dict(enumerate(self._seconds.numpy().tolist()))
+            seconds = self._seconds.numpy().tolist()
+        return dict(enumerate(self._possible(seconds, len(self.manifest.layers), 0)))
 
     def times_s(self, runs: int) -> list[float]:
         """Seconds of `runs` single runs, timed on the board itself."""
@@ -63,7 +68,16 @@ class RemoteNetwork:
             evaluate = self._module.time_evaluator(
                 "mnv2_run", self.session.device, number=1, repeat=runs
             )
-            return list(evaluate(self._input, self._output, self._workspace).results)
+            seconds = list(evaluate(self._input, self._output, self._workspace).results)
+        return self._possible(seconds, runs, _LEAST_S)
+
+    def _possible(self, seconds: list[float], count: int, least: float) -> list[float]:
+        """The times themselves. Raises DeviceError where no clock could have measured them."""
+        if len(seconds) != count or not all(least <= one < math.inf for one in seconds):
+            board = self.session.board
+            words = f"the board at {board} says that it took {printable(seconds, 80)} s; see to it"
+            raise DeviceError(Kind.ERROR, words, board)
+        return seconds
 
     @contextmanager
     def _deadline(self, runs: int = 1, moved_bytes: int = 0) -> Iterator[None]:
@@ -92,9 +106,11 @@ class RemoteNetwork:
             )
 
 
-def open_networks(folders: list[Path], address: Address | None) -> list[Any]:
-    """The libraries loaded on this host, or all on one board of `address`."""
+@contextmanager
+def open_networks(folders: list[Path], address: Address | None) -> Iterator[list[Any]]:
+    """The libraries loaded on this host, or all on one board of `address`, for the block."""
     if address is None:
-        return [load(folder) for folder in folders]
-    session = Session(address)
-    return [RemoteNetwork(session, folder) for folder in folders]
+        yield [load(folder) for folder in folders]
+        return
+    with closing(Session(address)) as session:
+        yield [RemoteNetwork(session, folder) for folder in folders]

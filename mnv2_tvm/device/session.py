@@ -5,18 +5,21 @@ does not answer, does not compare versions, and stays open while any handle live
 """
 
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from mnv2_tvm.device.deadline import cut, deadline, is_open
+from mnv2_tvm.device.board.words import address_text
+from mnv2_tvm.device.deadline import deadline
 from mnv2_tvm.device.failure import DeviceError, Kind
-from mnv2_tvm.device.listing import summary
+from mnv2_tvm.device.link import Link
+from mnv2_tvm.device.listing import request, summary
 from mnv2_tvm.device.plain_server import NOTHING_TOLD, refusal, told_by
-from mnv2_tvm.device.tracker import ask, connect
 from mnv2_tvm.errors import UserError
+from mnv2_tvm.untrusted import printable
 from mnv2_tvm.versions import versions
 
 ANSWER_S = 15.0  # a board that is there greets, and answers a question, within this
@@ -54,18 +57,17 @@ class Address:
         Raises DeviceError, with the keys there are.
         """
         registered, free = summary(self.tracker)
-        boards = [f"{board.host}:{board.port}" for board in registered if board.key == self.key]
+        boards = [board.address for board in registered if board.key == self.key]
         if not boards:
-            raise _no_board(self, sorted({board.key for board in registered}))
-        avoided = [host for host in (board.split()[0] for board in self.avoid) if host in boards]
-        for host in avoided:
-            boards.remove(host)
-        if not boards:
+            raise _no_board(self, sorted({printable(board.key) for board in registered}))
+        # Boards behind a proxy have one address, and some that are to be avoided may have left.
+        left = list((Counter(boards) - Counter(one.split()[0] for one in self.avoid)).elements())
+        if not left:
             raise DeviceError(
                 Kind.LINK,
                 f"no board '{self.key}' is left: {', '.join(sorted(self.avoid))} cannot be used",
             )
-        return boards, max(0, free.get(self.key, 0) - len(avoided))
+        return left, max(0, free.get(self.key, 0) - len(boards) + len(left))
 
     def boards(self) -> int:
         """How many are registered, free or busy. Raises DeviceError, with the keys there are."""
@@ -88,46 +90,64 @@ class Session:
     def __init__(self, address: Address, wait_s: float = 30.0, session_s: int = _SESSION_S) -> None:
         self.address = address
         self.opened = time.monotonic()
-        passed = []  # kept busy until another one is found, so that they are not given again
-        while not (opened := self._open(wait_s, session_s)) or self.board in address.avoid:
-            passed.append(opened)
-        self.remote, self.info = opened
-        self.device = self.remote.cpu(0)
+        self.board, self._peer = "", ("", 0)
+        self._link: Link | None = None
+        # Kept busy until another one is found, so that they are not given again.
+        passed: list[Link | None] = []
         try:
+            while not (opened := self._open(wait_s, session_s)) or self.board in address.avoid:
+                passed.append(self._link)
+                self._link = None
+            self.remote, self.info = opened
+            self.device = self.remote.cpu(0)
             _accept(address, self.board, self.info)
-        except DeviceError:
+        except BaseException:
             self.close()
             raise
+        finally:
+            for link in passed:
+                if link:
+                    link.cut()
 
     def _open(self, wait_s: float, session_s: int) -> tuple[Any, dict[str, Any]] | None:
         """TVM's session with any board and what that tells; None where it just started again."""
-        from tvm import rpc
-
         left_s = self.opened + wait_s - time.monotonic()
         host, port, match = _request(self.address, left_s, wait_s)
-        self.board, self._peer = f"{host}:{port}", (host, port)
+        self.board, self._peer = printable(address_text(host, port)), (host, port)
         try:
-            with deadline(ANSWER_S, self._peer):
-                remote = rpc.connect(host, port, match, session_timeout=session_s)
+            self._link = Link(host, port, ANSWER_S)
+            with deadline(self._link.left_s, self._link.cut):
+                remote = self._link.open(match, session_s)
                 told = told_by(remote) or NOTHING_TOLD
         except TimeoutError as error:
             raise self._silent(ANSWER_S, "opening a session") from error
         except Exception as error:  # TVM's are of many kinds
-            if _STALE in str(error) or self.board not in self.address.registered()[0]:
-                return None
-            raise self._error(Kind.LINK, f": {_words(error)}") from error
+            self._raise_unless_restarted(error)
+            return None
         if alias := told.get("alias"):  # behind a proxy all have one address
             self.board += f" {alias}"
         return remote, told
 
+    def _raise_unless_restarted(self, error: Exception) -> None:
+        """Raises DeviceError with the cause, unless the board just started again."""
+        if self._link and self._link.refused:
+            raise self._refused() from error
+        if _STALE in str(error) or self._peer not in _peers(self.address):
+            return
+        raise self._error(Kind.LINK, f": {_words(error)}") from error
+
     def close(self) -> None:
         """Give the board back, whatever handles are left; they are of no use then."""
-        cut(self._peer)
+        if self._link:
+            self._link.cut()
 
     def ask(self) -> dict[str, Any]:
         """What the board tells of itself now: versions, cores, clock, temperature, `emulated`."""
         with self.within(patience_s(), "telling about itself"):
-            return told_by(self.remote) or NOTHING_TOLD
+            try:
+                return told_by(self.remote) or NOTHING_TOLD
+            except UserError as error:
+                raise self._error(Kind.LINK, f": {error}") from error
 
     def load(self, library: Path) -> Any:
         """Upload a library and load it there; a name of its own keeps earlier ones apart."""
@@ -146,14 +166,14 @@ class Session:
         Raises DeviceError for whatever goes wrong there: of `kind` where the board says so itself.
         """
         try:
-            with deadline(seconds, self._peer):
+            with deadline(seconds, self.close):
                 yield
         except UserError:
             raise
         except TimeoutError as error:
             raise self._silent(seconds, doing) from error
         except Exception as error:  # TVM's are of many kinds
-            if is_open(self._peer):
+            if self._link and not self._link.ended():
                 raise self._error(kind, f" failed while {doing}: {_words(error)}") from error
             raise self._gone(doing) from error
 
@@ -162,12 +182,21 @@ class Session:
 
     def _gone(self, doing: str) -> DeviceError:
         """The connection ended: that of a crashed session, whose board is there again soon?"""
+        if self._link and self._link.refused:
+            return self._refused()
         for _ in range(_CHECKS):
             time.sleep(_CHECK_S)
-            boards = summary(self.address.tracker)[0]
-            if self._peer in [(board.host, board.port) for board in boards]:
+            if self._peer in _peers(self.address):
                 return self._error(Kind.CRASH, f" ended the session while {doing}")
         return self._error(Kind.LINK, f" is gone; it left the tracker while {doing}")
+
+    def _refused(self) -> DeviceError:
+        said = self._link.refused if self._link else ""
+        return self._error(
+            Kind.REFUSED,
+            f" sent {printable(said)}, which would run code on this host, or is damaged; see what "
+            "runs there, and reach boards that you do not trust with --via ssh:HOST",
+        )
 
     def _error(self, kind: Kind, what: str) -> DeviceError:
         board = f"the board {self.address.key} at {self.board}"
@@ -206,8 +235,6 @@ def held_session(address: Address) -> Iterator[Session]:
 
 def _request(address: Address, left_s: float, wait_s: float) -> tuple[str, int, str]:
     """Host, port and match key of a free board, which is then ours."""
-    from tvm.rpc.base import TrackerCode
-
     address.boards()
     busy = DeviceError(
         Kind.LINK,
@@ -216,20 +243,17 @@ def _request(address: Address, left_s: float, wait_s: float) -> tuple[str, int, 
     )
     if left_s <= 0:
         raise busy
-    with closing(connect(address.tracker)) as connection:
-        connection.settimeout(left_s)
-        try:
-            code, answer = ask(connection, TrackerCode.REQUEST, address.key, "mnv2_tvm", 1)
-        except TimeoutError as error:
-            raise busy from error
-        except OSError as error:
-            raise DeviceError(Kind.LINK, f"the tracker at {_text(address)}: {error}") from error
-    if code != TrackerCode.SUCCESS:
-        raise DeviceError(
-            Kind.LINK, f"the tracker at {_text(address)} refuses '{address.key}': {answer}"
-        )
-    host, port, match = answer
-    return str(host), int(port), str(match)
+    try:
+        return request(address.tracker, address.key, "mnv2_tvm", left_s)
+    except TimeoutError as error:
+        raise busy from error
+    except OSError as error:
+        raise DeviceError(Kind.LINK, f"the tracker at {_text(address)}: {error}") from error
+
+
+def _peers(address: Address) -> set[tuple[str, int]]:
+    """Host and port of every board at the tracker."""
+    return {(board.host, board.port) for board in summary(address.tracker)[0]}
 
 
 def _accept(address: Address, board: str, info: dict[str, Any]) -> None:
@@ -251,7 +275,7 @@ def _accept(address: Address, board: str, info: dict[str, Any]) -> None:
 
 
 def _no_board(address: Address, keys: list[str]) -> DeviceError:
-    there = f"it has {', '.join(keys)}" if keys else "it has none at all"
+    there = f"it has {printable(', '.join(keys), 400)}" if keys else "it has none at all"
     return DeviceError(
         Kind.LINK,
         f"no board '{address.key}' at the tracker {_text(address)}; {there}. Start one with "
@@ -261,8 +285,8 @@ def _no_board(address: Address, keys: list[str]) -> DeviceError:
 
 
 def _words(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[-1]
+    return printable((str(error).strip() or type(error).__name__).splitlines()[-1], 1000)
 
 
 def _text(address: Address) -> str:
-    return f"{address.tracker[0]}:{address.tracker[1]}"
+    return address_text(*address.tracker)

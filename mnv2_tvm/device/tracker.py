@@ -6,16 +6,20 @@ import socket
 import struct
 import subprocess
 import sys
+import time
 from typing import Any
 
+from mnv2_tvm.device.board import words
 from mnv2_tvm.device.board.serve import QUICK_IMPORT, end_with_parent
-from mnv2_tvm.device.board.words import is_loopback, open_port_warning
+from mnv2_tvm.device.board.words import address_text, is_loopback, open_port_warning
 from mnv2_tvm.device.failure import DeviceError, Kind
 from mnv2_tvm.errors import UserError
+from mnv2_tvm.untrusted import convert, parse_json, printable
 
 LOOPBACK = "127.0.0.1"
 PORT, PROXY_PORT = 9190, 9090  # TVM's
 _ANSWER_S = 5.0
+_ANSWER_BYTES = 2**20  # some ten thousand boards
 
 
 class Tracker:
@@ -37,7 +41,7 @@ class Tracker:
     @property
     def address(self) -> str:
         """HOST:PORT, as `--tracker` takes it."""
-        return f"{self.host}:{self.port}"
+        return address_text(self.host, self.port)
 
     def close(self) -> None:
         """End the process."""
@@ -64,18 +68,23 @@ def run_tracker(host: str, port: int) -> None:
     listener = open_listener("tracker", host, port)
     if not is_loopback(host):
         print(open_port_warning("tracker", host), file=sys.stderr)
-    print(f"tracker on {host}:{listener.getsockname()[1]}; Ctrl-C ends it", flush=True)
+    where = address_text(host, listener.getsockname()[1])
+    print(f"tracker on {where}; Ctrl-C ends it", flush=True)
     _serve(listener)
 
 
 def parse_address(text: str, option: str = "--tracker") -> tuple[str, int]:
-    """Host and port of 'HOST:PORT', or of 'HOST' with TVM's port 9190."""
-    host, colon, port = text.rpartition(":")
-    if not colon:
-        host, port = text, str(PORT)
-    if not host or not port.isdecimal() or not 0 < int(port) < 65536:
-        raise UserError(f"{option} '{text}' is not HOST:PORT, such as {LOOPBACK}:{PORT}")
-    return host, int(port)
+    """Host and port of HOST:PORT or [IPV6]:PORT, or of a host alone with TVM's port 9190.
+
+    Raises UserError for anything else.
+    """
+    try:
+        return words.parse_address(text, PORT)
+    except ValueError:
+        raise UserError(
+            f"{option} '{printable(text, 80)}' is not HOST:PORT, such as {LOOPBACK}:{PORT} or "
+            f"[::1]:{PORT}"
+        ) from None
 
 
 def connect(address: tuple[str, int]) -> socket.socket:
@@ -86,14 +95,15 @@ def connect(address: tuple[str, int]) -> socket.socket:
     """
     from tvm.rpc import base
 
+    until = time.monotonic() + _ANSWER_S
     try:
         connection = socket.create_connection(address, timeout=_ANSWER_S)
-    except OSError as error:
+    except (OSError, UnicodeError) as error:  # UnicodeError: no name of a host
         raise _absent(address, str(error)) from error
     magic = struct.pack("<i", base.RPC_TRACKER_MAGIC)
     try:
         connection.sendall(magic)
-        answer = base.recvall(connection, len(magic))
+        answer = _receive(connection, len(magic), until)
     except OSError as error:
         connection.close()
         raise _absent(address, f"it does not answer: {error}") from error
@@ -103,31 +113,64 @@ def connect(address: tuple[str, int]) -> socket.socket:
     return connection
 
 
-def ask(connection: socket.socket, *message: Any) -> Any:
-    """The answer to one message of `tvm.rpc.base.TrackerCode`. Raises OSError after 5 s."""
+def ask(
+    connection: socket.socket, *message: Any, kind: Any = Any, within_s: float = _ANSWER_S
+) -> Any:
+    """The answer to one message of `tvm.rpc.base.TrackerCode`, of the type `kind`.
+
+    Raises OSError where it is not there, all of it, `within_s`, and DeviceError where it is none.
+    """
     from tvm.rpc import base
 
+    until = time.monotonic() + within_s
+    connection.settimeout(within_s)
     base.sendjson(connection, list(message))
-    return base.recvjson(connection)
+    (size,) = struct.unpack("<i", _receive(connection, 4, until))
+    what = f"what answers at {address_text(*connection.getpeername()[:2])} is no tracker"
+    if not 0 < size <= _ANSWER_BYTES:
+        raise DeviceError(Kind.LINK, f"{what}: an answer of {size} bytes")
+    data = _receive(connection, size, until)
+    connection.settimeout(within_s)
+    try:
+        return convert(parse_json(data, what), kind, what)
+    except UserError as error:
+        raise DeviceError(Kind.LINK, str(error)) from error
+
+
+def _receive(connection: socket.socket, size: int, until: float) -> bytes:
+    """So many bytes, all of them before `until`: a side that sends drop by drop ends there too."""
+    data = bytearray()
+    while len(data) < size:
+        connection.settimeout(max(1e-3, until - time.monotonic()))
+        part = connection.recv(min(size - len(data), 2**16))
+        if not part:
+            raise ConnectionError("it ended the connection")
+        data += part
+        if time.monotonic() > until and len(data) < size:
+            raise TimeoutError("timed out")
+    return bytes(data)
 
 
 def _absent(address: tuple[str, int], why: str) -> DeviceError:
-    host, port = address
     return DeviceError(
         Kind.LINK,
-        f"no tracker at {host}:{port} ({why}); start one there with python -m mnv2_tvm.device "
-        f"tracker --port {port}, or give its address with --tracker HOST:PORT",
+        f"no tracker at {address_text(*address)} ({why}); start one there with python -m "
+        f"mnv2_tvm.device tracker --port {address[1]}, or give its address with --tracker "
+        "HOST:PORT",
     )
 
 
 def open_listener(what: str, host: str, port: int) -> socket.socket:
     """A listening socket; port 0 is any free one. Raises UserError where `what` cannot have it."""
     try:
+        if not 0 <= port < 65536:
+            raise OSError("a port is a number from 0 to 65535")
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         return socket.create_server((host, port), family=family, backlog=64)
-    except OSError as error:
+    except (OSError, UnicodeError) as error:  # UnicodeError: no name of a host
         raise UserError(
-            f"the {what} cannot listen on {host}:{port}: {error}; give another --host or --port"
+            f"the {what} cannot listen on {printable(address_text(host, port))}: {error}; give "
+            "another --host or --port"
         ) from error
 
 

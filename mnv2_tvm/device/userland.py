@@ -1,7 +1,7 @@
 """A Debian userland for 64-bit ARM in a folder: Python and TVM's runtime, to run under qemu-user.
 
-No root, no chroot and no binfmt: apt downloads into a state of its own, dpkg-deb unpacks, and pip
-fetches wheels for the other machine.
+No root, no chroot and no binfmt: apt downloads into a state of its own, and pip fetches wheels for
+the other machine.
 """
 
 import hashlib
@@ -9,16 +9,16 @@ import json
 import os
 import re
 import shutil
-import subprocess
 import sys
 import zipfile
-from collections.abc import Iterable
 from importlib.metadata import version
 from pathlib import Path
 
 from filelock import FileLock
 
+from mnv2_tvm import files
 from mnv2_tvm.device.board.serve import QUICK_IMPORT
+from mnv2_tvm.device.debian import run, unpack_packages
 from mnv2_tvm.errors import UserError
 from mnv2_tvm.files import scratch_folder
 
@@ -31,7 +31,7 @@ _DROPPED = re.compile(
     r"|^tvm_ffi/(include|3rdparty|src|cmake)/|\.(h|hpp|cc|pyi|a)$"
 )
 _PLATFORMS = ("manylinux_2_28", "manylinux_2_27", "manylinux_2_24", "manylinux_2_17")
-_RECIPE = 1  # counts changes of this file that change its result
+_RECIPE = 2  # counts changes of the code that change its result
 
 
 class Userland:
@@ -75,8 +75,7 @@ class Userland:
 
 def cache_folder() -> Path:
     """This package's folder in the user's cache."""
-    root = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    return Path(root) / "mnv2-tvm"
+    return files.cache_folder("mnv2-tvm")
 
 
 def find_qemu() -> str:
@@ -97,7 +96,7 @@ def _make(folder: Path, qemu: str) -> None:
         _unpack_wheels(new / "wheels", python, scratch)
         # Proves that it works, and leaves compiled Python files: half of the time of a start.
         userland = Userland(new, qemu)
-        _run(
+        run(
             userland.command("-c", "import multiprocessing, tvm.rpc.server"),
             "the new userland does not start",
             env=userland.environment(),
@@ -120,57 +119,6 @@ def _unpack_python(new: Path, scratch: Path) -> str:
     return python
 
 
-def unpack_packages(architecture: str, packages: Iterable[str], new: Path, scratch: Path) -> None:
-    """Download Debian's packages for an architecture, as named, and unpack them into `new`.
-
-    A second call with the same `scratch` downloads no list again. Raises UserError where apt knows
-    no Debian mirror, a package is missing or damaged, or the network is down.
-    """
-    apt = ["-o", f"APT::Architecture={architecture}", "-o", f"APT::Architectures={architecture}"]
-    for key, path in {
-        "State": "state",
-        "State::status": "status",
-        "Cache": "cache",
-        "Etc::sourcelist": "sources.list",
-        "Etc::sourceparts": "none",
-    }.items():
-        apt += ["-o", f"Dir::{key}={scratch / path}"]
-    apt += [
-        "-o",
-        "APT::Sandbox::User=",
-        "-o",
-        "Acquire::Languages=none",
-        "-o",
-        "Debug::NoLocking=1",
-    ]
-    apt += ["-o", "Acquire::IndexTargets::deb::DEP-11::DefaultEnabled=false"]
-    for path in ("state/lists/partial", "cache/archives/partial", "none"):
-        (scratch / path).mkdir(parents=True, exist_ok=True)
-    (scratch / "status").touch()
-    (scratch / "sources.list").write_text(_source(architecture), encoding="utf-8")
-    _run(["apt-get", *apt, "update"], f"apt cannot read the list of {architecture} packages")
-    with scratch_folder(scratch) as debs:
-        _run(["apt-get", *apt, "download", *packages], "a package is missing", cwd=Path(debs))
-        for package in sorted(Path(debs).glob("*.deb")):
-            _run(["dpkg-deb", "-x", str(package), str(new)], f"{package.name} is damaged")
-    if not (new / "lib").exists():  # Debian 13 has no /lib of its own
-        (new / "lib").symlink_to("usr/lib")
-
-
-def _source(architecture: str) -> str:
-    """The line of a sources.list for it, from the Debian mirror that this host uses."""
-    options = f"[arch={architecture}]"
-    lines = f"$(ORIGIN)|$(LABEL)|$(COMPONENT)|deb {options} $(REPO_URI) $(RELEASE) main"
-    command = ["apt-get", "indextargets", "--format", lines, "Created-By: Packages"]
-    for line in _run(command, "apt does not list its sources").splitlines():
-        if line.startswith("Debian|Debian|main|"):
-            return line.rpartition("|")[2] + "\n"
-    raise UserError(
-        "apt knows no Debian mirror here, so an emulated board cannot be made; on Debian run "
-        "apt-get update first, elsewhere use a container of Debian"
-    )
-
-
 def _unpack_wheels(folder: Path, python: str, scratch: Path) -> None:
     wheels = scratch / "wheels"
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check"]
@@ -178,23 +126,7 @@ def _unpack_wheels(folder: Path, python: str, scratch: Path) -> None:
     for platform in _PLATFORMS:
         command += ["--platform", f"{platform}_aarch64"]
     pins = [f"{package}=={version(package)}" for package in PINNED]
-    _run([*command, *pins], "pip cannot fetch the wheels of TVM for 64-bit ARM")
+    run([*command, *pins], "pip cannot fetch the wheels of TVM for 64-bit ARM")
     for path in wheels.glob("*.whl"):
         with zipfile.ZipFile(path) as wheel:
             wheel.extractall(folder, [n for n in wheel.namelist() if not _DROPPED.search(n)])
-
-
-def _run(
-    command: list[str], failure: str, cwd: Path | None = None, env: dict[str, str] | None = None
-) -> str:
-    """What the command prints. Raises UserError with its last lines where it fails."""
-    try:
-        done = subprocess.run(
-            command, cwd=cwd, env=env, capture_output=True, text=True, check=False, timeout=600
-        )
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise UserError(f"{failure}: {error}") from error
-    if done.returncode:
-        words = "\n".join((done.stderr or done.stdout).strip().splitlines()[-5:])
-        raise UserError(f"{failure}: {command[0]} ended with {done.returncode}:\n{words}")
-    return done.stdout

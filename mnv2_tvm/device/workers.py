@@ -7,18 +7,23 @@ take the search down, so both run in a child that is killed and replaced.
 import multiprocessing
 import os
 import signal
+import sys
 import tempfile
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from math import inf
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
+from mnv2_tvm.device.board.serve import end_with_parent
 from mnv2_tvm.device.failure import DeviceError, Failure, Kind
+from mnv2_tvm.files import scratch_folder
 
 _START_S = 60.0  # a fresh child imports TVM before its first job
 
@@ -28,27 +33,52 @@ class WorkerPool:
 
     def __init__(self, size: int) -> None:
         self._workers = [_Worker() for _ in range(size)]
+        self._running: Generator[Any, None, None] | None = None
 
     def run(
-        self, function: Callable[..., Any], jobs: Iterable[tuple[Any, ...]], timeout_s: float
-    ) -> Iterator[tuple[int, Any | Failure]]:
+        self,
+        function: Callable[..., Any],
+        jobs: Iterable[tuple[Any, ...]],
+        timeout_s: float,
+        within_s: float = inf,
+    ) -> Generator[tuple[int, Any | Failure], None, None]:
         """Yield (number of the job, result or Failure) in the order of completion.
 
-        `function` is a module's function and `jobs` are its arguments. Each job has `timeout_s`.
+        `function` is a module's function and `jobs` are its arguments. Each job has `timeout_s`;
+        after `within_s` it ends without the results of the others. Whoever leaves early, or runs
+        other jobs before these are done, gives up the rest of them.
         """
+        if self._running is not None:
+            self._running.close()
+        end = time.monotonic() + within_s
+        self._running = self._run(function, jobs, timeout_s, end)
+        return self._running
+
+    def _run(
+        self,
+        function: Callable[..., Any],
+        jobs: Iterable[tuple[Any, ...]],
+        timeout_s: float,
+        end: float,
+    ) -> Generator[tuple[int, Any | Failure], None, None]:
         waiting = list(enumerate(jobs))[::-1]
         idle = list(self._workers)
         busy: list[_Worker] = []
-        while waiting or busy:
-            while waiting and idle:
-                number, arguments = waiting.pop()
-                worker = idle.pop()
-                worker.start(number, function, arguments, timeout_s)
-                busy.append(worker)
-            for worker in _finished(busy):
-                busy.remove(worker)
-                idle.append(worker)
-                yield worker.number, worker.result()
+        try:
+            while (waiting or busy) and time.monotonic() < end:
+                while waiting and idle:
+                    number, arguments = waiting.pop()
+                    worker = idle.pop()
+                    worker.start(number, function, arguments, timeout_s)
+                    busy.append(worker)
+                for worker in _finished(busy, end):
+                    result = worker.result()
+                    busy.remove(worker)
+                    idle.append(worker)
+                    yield worker.number, result
+        finally:
+            for worker in busy:  # its answer would be taken for that of the next job
+                worker.kill()
 
     @property
     def size(self) -> int:
@@ -82,7 +112,8 @@ class _Worker:
     def __init__(self) -> None:
         self._process: Any = None
         self._connection: Connection[Any, Any] | None = None
-        self._scratch: Any = None  # folder of the child's stderr and temporary files
+        self._scratch = Path()  # folder of the child's stderr and temporary files
+        self._folders = ExitStack()  # that owns it
         self.number = 0
         self.deadline = 0.0
         self._timeout_s = 0.0
@@ -120,7 +151,7 @@ class _Worker:
             self._process.join()
             code = self._process.exitcode
             end = signal.Signals(-code).name if code < 0 else f"exit code {code}"
-            words = _stderr(self._scratch.name).read_text(errors="replace").strip()
+            words = _stderr(self._scratch).read_text(errors="replace").strip()
             self.kill()
             return Failure(Kind.CRASH, f"the process ended with {end}. {words}".strip())
 
@@ -130,29 +161,26 @@ class _Worker:
                 self._process.kill()
                 self._process.join()
             self.connection.close()
-            self._scratch.cleanup()
+            self._folders.close()
         self._process = self._connection = None
 
     def _spawn(self) -> None:
         context = multiprocessing.get_context("spawn")
         self._connection, theirs = context.Pipe()
-        # A linker that outlives its killed parent may still write there.
-        self._scratch = tempfile.TemporaryDirectory(
-            prefix="mnv2-worker-", ignore_cleanup_errors=True
-        )
-        _stderr(self._scratch.name).touch()  # the child may die before it can
-        arguments = (theirs, self._scratch.name)
+        self._scratch = self._folders.enter_context(scratch_folder())
+        _stderr(self._scratch).touch()  # the child may die before it can
+        arguments = (theirs, self._scratch, os.getpid())
         self._process = context.Process(target=_serve, args=arguments, daemon=True)
         resource_tracker.ensure_running()  # starting it later would unblock the signal
-        with _interrupts_held():
+        with _interrupts_held(), _main_left_out():
             self._process.start()
         theirs.close()
 
 
-def _finished(busy: list[_Worker]) -> list[_Worker]:
-    """Wait until a worker has answered, died, or is late; those that have."""
-    patience = max(0.0, min(worker.deadline for worker in busy) - time.monotonic())
-    ready = wait([worker.connection for worker in busy], patience)
+def _finished(busy: list[_Worker], end: float) -> list[_Worker]:
+    """Wait until a worker has answered, died, or is late, or to the end; those that have."""
+    first = min(end, *(worker.deadline for worker in busy))
+    ready = wait([worker.connection for worker in busy], max(0.0, first - time.monotonic()))
     now = time.monotonic()
     return [w for w in busy if w.connection in ready or w.deadline <= now]
 
@@ -178,15 +206,30 @@ def _interrupts_held() -> Iterator[None]:
         signal.raise_signal(signal.SIGINT)
 
 
-def _stderr(scratch: str) -> Path:
-    return Path(scratch) / "stderr"
+@contextmanager
+def _main_left_out() -> Iterator[None]:
+    """Start a child that does not import this program's main module.
+
+    No job is of it, and it imports TVM: for seconds the child would not see that its parent died.
+    """
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
 
 
-def _serve(connection: "Connection[Any, Any]", scratch: str) -> None:
+def _stderr(scratch: Path) -> Path:
+    return scratch / "stderr"
+
+
+def _serve(connection: "Connection[Any, Any]", scratch: Path, parent: int) -> None:
     """The child: run jobs until the parent is gone."""
+    end_with_parent(signal.SIGKILL, parent)
     with _stderr(scratch).open("wb") as file:
         os.dup2(file.fileno(), 2)
-    tempfile.tempdir = scratch  # a killed job cannot clean up; the parent does
+    tempfile.tempdir = str(scratch)  # a killed job cannot clean up; the parent does
     while True:
         try:
             function, arguments = connection.recv()

@@ -18,7 +18,7 @@ from mnv2_tvm.kernels.conv3x3 import convolve
 from mnv2_tvm.kernels.depthwise import slide
 from mnv2_tvm.kernels.loops import Index, tile_loop, window_loop
 from mnv2_tvm.kernels.pointwise import multiply
-from mnv2_tvm.kernels.registers import RegisterTile, broadcast, cut, load, relu6, unchanged
+from mnv2_tvm.kernels.registers import RegisterTile, broadcast, cut, load
 from mnv2_tvm.kernels.schedule import Operands
 from mnv2_tvm.layer import Layer
 from mnv2_tvm.target import Target
@@ -57,7 +57,7 @@ class Block:
     ) -> None:
         self._tiles = tiles
         self._layer = layer
-        self._lanes = target.vector.lanes
+        self._vector = target.vector
         self._o = operands
         self._image = image
         self._c, self._chunk = c, chunk
@@ -142,12 +142,12 @@ class Block:
 
     def _started(self, rows: int, channels: int, bias: Any, first: Index) -> RegisterTile:
         """A register tile that holds the bias of its channels, from `first` on."""
-        acc = RegisterTile(rows, channels, self._lanes)
+        acc = RegisterTile(rows, channels, self._vector)
         acc.fill(lambda row, j, lanes: load(bias, first + j, lanes))
         return acc
 
     def _store_row(self, acc: RegisterTile, start: Index, m: Index, n: Index) -> None:
-        acc.store(self._o.scratch, lambda i, j: start + (m + i) * self._chunk + n + j, relu6)
+        acc.store(self._o.scratch, lambda i, j: start + (m + i) * self._chunk + n + j, relu6=True)
 
     def depthwise(self, y: Index, rows: int) -> None:
         """Fill the strip from the ring."""
@@ -192,7 +192,7 @@ class Block:
             line, column = i + row // tile_x, x + row % tile_x
             return strip + (line * part.out_width + column) * chunk + c + j
 
-        acc.store(o.scratch, at, relu6)
+        acc.store(o.scratch, at, relu6=True)
 
     def project(self, y: Index, rows: int) -> None:
         """Add the strip's product to the output; the first chunk starts it."""
@@ -204,7 +204,7 @@ class Block:
         line = (self._image * part.out_height + y) * part.out_width
         for n, tile_n in tile_loop(channels, tiles.project_n, o.span, name="n"):
             for m, tile_m in tile_loop(rows * part.width, tiles.project_m, o.span, name="m"):
-                acc = RegisterTile(tile_m, tile_n, self._lanes)
+                acc = RegisterTile(tile_m, tile_n, self._vector)
 
                 def at(i: int, j: int, m: Index = m, n: Index = n) -> Index:
                     return (line + m + i) * channels + n + j
@@ -228,7 +228,7 @@ class Block:
                         weight, n * hidden + (self._c + k) * w + j, lanes
                     ),
                 )
-                acc.store(o.y, at, unchanged)
+                self._finish(acc, at)
 
     def _fill(self, acc: RegisterTile, start: Any, more: Any) -> None:
         if self._chunk == self._layer.hidden_channels:
@@ -242,13 +242,27 @@ class Block:
                 with T.Else():
                     acc.fill(more)
 
+    def _finish(self, acc: RegisterTile, at: Any) -> None:
+        """Store a tile of the output; ReLU6 is for the sum that the last chunk completes."""
+        hidden = self._layer.hidden_channels
+        if self._last.epilogue != "relu6":
+            acc.store(self._o.y, at, relu6=False)
+        elif self._chunk == hidden or isinstance(self._c, int):
+            acc.store(self._o.y, at, relu6=self._c + self._chunk == hidden)
+        else:
+            with T.If(self._c + self._chunk == hidden):
+                with T.Then():
+                    acc.store(self._o.y, at, relu6=True)
+                with T.Else():
+                    acc.store(self._o.y, at, relu6=False)
+
     def _slot(self, row: Index) -> Index:
         """Where a row of the image stands in the ring; row -1 is the first."""
         return T.truncmod(row + 1, T.int32(self._ring_rows)) * self._pitch
 
     def _clear(self, start: Index, pixels: int) -> None:
         for pixel, _ in tile_loop(pixels, 1, self._o.span, name="pixel"):
-            for channel, lanes in cut(self._chunk, self._lanes):
+            for channel, lanes in cut(self._chunk, self._vector.lanes):
                 at = start + pixel * self._chunk + channel
                 index = at if lanes == 1 else T.ramp(at, 1, lanes)
                 T.buffer_store(self._o.scratch, broadcast(T.float32(0), lanes), [index])

@@ -35,8 +35,6 @@ from mnv2_tvm.kernels.registers import (
     Value,
     load,
     most_vectors,
-    relu6,
-    unchanged,
     vectors,
 )
 from mnv2_tvm.kernels.schedule import Operands, Schedule
@@ -120,7 +118,7 @@ def _tile(
 ) -> None:
     (x0, tile_x), (c0, tile_n) = columns, channels
     depth = layer.in_channels
-    acc = RegisterTile(tile_x, tile_n, target.vector.lanes)
+    acc = RegisterTile(tile_x, tile_n, target.vector)
     acc.fill(lambda row, j, lanes: load(o.bias, c0 + j, lanes))
     inner = [ky for ky in range(3) if inside(y * layer.stride + (ky - 1), layer.height)]
     convolve(
@@ -132,9 +130,12 @@ def _tile(
         lambda line, x, k: o.x[((n * layer.height + line) * layer.width + x) * depth + k],
         lambda step, j, lanes: load(o.weight, c0 * 9 * depth + step * tile_n + j, lanes),
     )
-    finish = relu6 if layer.epilogue == "relu6" else unchanged
     line = (n * layer.out_height + y) * layer.out_width
-    acc.store(o.y, lambda i, j: (line + x0 + i) * layer.out_channels + c0 + j, finish)
+    acc.store(
+        o.y,
+        lambda i, j: (line + x0 + i) * layer.out_channels + c0 + j,
+        relu6=layer.epilogue == "relu6",
+    )
 
 
 def convolve(

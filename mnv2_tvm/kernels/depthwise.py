@@ -26,8 +26,6 @@ from mnv2_tvm.kernels.registers import (
     Value,
     load,
     most_vectors,
-    relu6,
-    unchanged,
 )
 from mnv2_tvm.kernels.schedule import Operands, Schedule, distinct
 from mnv2_tvm.layer import Layer
@@ -174,7 +172,7 @@ def _tile(
 ) -> None:
     (y0, tile_y), (x0, tile_x), (c0, tile_c) = rows, columns, channels
     stride, depth = layer.stride, layer.out_channels
-    acc = RegisterTile(tile_y * tile_x, tile_c, target.vector.lanes)
+    acc = RegisterTile(tile_y * tile_x, tile_c, target.vector)
     acc.fill(lambda row, j, lanes: load(o.bias, c0 + j, lanes))
 
     def pixel(dy: int, dx: int, c: int, lanes: int) -> Value | None:
@@ -189,7 +187,6 @@ def _tile(
         pixel,
         lambda tap, c, lanes: load(o.weight, c0 * 9 + tap * tile_c + c, lanes),
     )
-    finish = relu6 if layer.epilogue == "relu6" else unchanged
     acc.store(
         o.y,
         lambda row, j: (
@@ -198,7 +195,7 @@ def _tile(
             + c0
             + j
         ),
-        finish,
+        relu6=layer.epilogue == "relu6",
     )
 
 

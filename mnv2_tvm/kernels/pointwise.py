@@ -24,8 +24,6 @@ from mnv2_tvm.kernels.registers import (
     Value,
     load,
     most_vectors,
-    relu6,
-    unchanged,
     vectors,
 )
 from mnv2_tvm.kernels.schedule import Operands, Schedule, distinct
@@ -144,7 +142,7 @@ class Pointwise(Schedule):
         tile_n: int,
     ) -> None:
         depth, channels = layer.in_channels, layer.out_channels
-        acc = RegisterTile(tile_m, tile_n, target.vector.lanes)
+        acc = RegisterTile(tile_m, tile_n, target.vector)
         acc.fill(
             lambda i, j, lanes: (
                 load(o.bias, n + j, lanes)
@@ -161,8 +159,7 @@ class Pointwise(Schedule):
             lambda k, j, lanes: load(o.weight, n * depth + k * tile_n + j, lanes),
             self._ahead(layer, target, o, m, n),
         )
-        finish = relu6 if layer.epilogue == "relu6" else unchanged
-        acc.store(o.y, lambda i, j: (m + i) * channels + n + j, finish)
+        acc.store(o.y, lambda i, j: (m + i) * channels + n + j, relu6=layer.epilogue == "relu6")
 
     def _ahead(self, layer: Layer, target: Target, o: Operands, m: Index, n: Index) -> Ahead | None:
         """The tile's share of the next layer's weights, else of the next panel."""

@@ -56,13 +56,11 @@ class AveragePool(Schedule):
         x = operands.x
         for n, _ in tile_loop(layer.batch, 1, operands.span, name="n"):
             for c, tile_c in tile_loop(depth, self.tile_c, operands.span, shared=True, name="c"):
-                acc = RegisterTile(1, tile_c, target.vector.lanes)
+                acc = RegisterTile(1, tile_c, target.vector)
                 acc.fill(lambda row, j, lanes: broadcast(T.float32(0), lanes))
                 for pixel, _ in tile_loop(pixels, 1, operands.span, name="pixel"):
                     start = (n * pixels + pixel) * depth + c
                     acc.accumulate(0, lambda j, lanes, at=start: load(x, at + j, lanes))  # type: ignore[misc]
-                acc.store(
-                    operands.y,
-                    lambda row, j, start=n * depth + c: start + j,  # type: ignore[misc]
-                    lambda sum_, lanes: sum_ * broadcast(T.float32(1 / pixels), lanes),
-                )
+                acc.scale(1 / pixels)
+                at = n * depth + c
+                acc.store(operands.y, lambda row, j, at=at: at + j, relu6=False)  # type: ignore[misc]

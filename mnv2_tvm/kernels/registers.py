@@ -8,10 +8,12 @@ The buffer behind it is indexed by constants only, so LLVM keeps it in registers
 from collections.abc import Callable
 from typing import Any
 
+from tvm import tirx
 from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
 
 from mnv2_tvm.kernels.loops import Index
+from mnv2_tvm.target import Vector
 
 Value = Any  # a float32 TIR expression, scalar or vector
 
@@ -49,12 +51,13 @@ def broadcast(value: Value, lanes: int) -> Value:
 
 
 class RegisterTile:
-    """Accumulators [rows, channels] in registers of `lanes` float32 values."""
+    """Accumulators [rows, channels] in registers of the machine's vector unit."""
 
-    def __init__(self, rows: int, channels: int, lanes: int) -> None:
+    def __init__(self, rows: int, channels: int, vector: Vector) -> None:
         self._rows = rows
         self._channels = channels
-        self._vectors = cut(channels, lanes)
+        self._machine = vector
+        self._vectors = cut(channels, vector.lanes)
         self._buffer = T.alloc_buffer((rows * channels,), "float32", scope="local")
         IRBuilder.name("acc", self._buffer)
 
@@ -84,14 +87,47 @@ class RegisterTile:
         for channel, lanes in self._vectors:
             self._put(row, channel, lanes, self._get(row, channel, lanes) + value(channel, lanes))
 
-    def store(
+    def scale(self, factor: float) -> None:
+        """Multiply every value by `factor`."""
+        for row in range(self._rows):
+            for channel, lanes in self._vectors:
+                scaled = self._get(row, channel, lanes) * broadcast(T.float32(factor), lanes)
+                self._put(row, channel, lanes, scaled)
+
+    def store(self, buffer: Any, index: Callable[[int, int], Index], *, relu6: bool) -> None:
+        """Write min(max(value, 0), 6) or the value itself to `buffer` at `index(row, channel)`.
+
+        NaN stays NaN, as in torch.
+        """
+        if relu6 and self._machine.max_of_nan == "number":
+            # NaN is rare: it is looked for once a tile.
+            with T.If(self._has_nan()):
+                with T.Then():
+                    self._store(buffer, index, _select)
+                with T.Else():
+                    self._store(buffer, index, _number)
+        else:
+            self._store(buffer, index, _RELU6[self._machine.max_of_nan] if relu6 else _unchanged)
+
+    def _store(
         self, buffer: Any, index: Callable[[int, int], Index], finish: Callable[[Value, int], Value]
     ) -> None:
-        """Write `finish(vector, lanes)` to `buffer` at `index(row, channel)`."""
         for row in range(self._rows):
             for channel, lanes in self._vectors:
                 value = finish(self._get(row, channel, lanes), lanes)
                 T.buffer_store(buffer, value, [_range(index(row, channel), lanes)])
+
+    def _has_nan(self) -> Any:
+        """Whether one of its values, which are scalars here, is NaN or two of them are infinite.
+
+        A sum is NaN where one of its values is; two of them wait for half as many additions.
+        """
+        values = [
+            self._get(row, j, lanes) for row in range(self._rows) for j, lanes in self._vectors
+        ]
+        halves = [sum(half[1:], half[0]) for half in (values[::2], values[1::2]) if half]
+        tests = [T.isnan(half) for half in halves]
+        return tests[0] if len(tests) == 1 else T.Or(*tests)
 
     def _get(self, row: int, channel: int, lanes: int) -> Value:
         return load(self._buffer, row * self._channels + channel, lanes)
@@ -100,14 +136,37 @@ class RegisterTile:
         T.buffer_store(self._buffer, value, [_range(row * self._channels + channel, lanes)])
 
 
-def relu6(value: Value, lanes: int) -> Value:
-    """min(max(value, 0), 6)."""
-    low, high = (broadcast(T.float32(bound), lanes) for bound in (0.0, 6.0))
+# ReLU6 as a machine has it in two instructions. LLVM takes a comparison and a choice for a maximum
+# whose result, where an operand is NaN, is the second: which one that is, decides what NaN becomes.
+
+
+def _select(value: Value, lanes: int) -> Value:
+    """NaN stays: it is the second operand."""
+    low, high = _bounds(lanes)
+    return T.min(high, T.max(low, value))
+
+
+def _number(value: Value, lanes: int) -> Value:
+    """NaN becomes 0."""
+    low, high = _bounds(lanes)
     return T.min(T.max(value, low), high)
 
 
-def unchanged(value: Value, lanes: int) -> Value:
-    """The epilogue of a linear layer."""
+def _propagate(value: Value, lanes: int) -> Value:
+    """NaN stays: the result is NaN where any operand is."""
+    low, high = _bounds(lanes)
+    above = tirx.call_llvm_pure_intrin(value.ty, "llvm.maximum", value, low)
+    return tirx.call_llvm_pure_intrin(value.ty, "llvm.minimum", above, high)
+
+
+_RELU6 = {"second": _select, "nan": _propagate}
+
+
+def _bounds(lanes: int) -> tuple[Value, Value]:
+    return broadcast(T.float32(0), lanes), broadcast(T.float32(6), lanes)
+
+
+def _unchanged(value: Value, lanes: int) -> Value:
     return value
 
 

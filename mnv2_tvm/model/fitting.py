@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+from mnv2_tvm.errors import UserError
 from mnv2_tvm.model.architecture import MAX_WIDTH, MIN_WIDTH, PUBLISHED, Architecture
 
 # Published widths first; then every hundredth, as widths between are equal in most of the shapes.
@@ -20,7 +21,10 @@ def fitting_options(shapes: Mapping[str, tuple[int, ...]]) -> str | None:
     if classes < 1:
         return None
     for width in WIDTHS:
-        wanted = Architecture(width, classes=classes).state_shapes()
+        try:
+            wanted = Architecture(width, classes=classes).state_shapes()
+        except UserError:  # so many classes that no network has them
+            return None
         if all(wanted[key] == shape for key, shape in shapes.items()):
             return f"--width {width} --classes {classes}"
     return None

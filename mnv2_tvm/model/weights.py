@@ -10,6 +10,7 @@ from mnv2_tvm.model.architecture import Architecture
 from mnv2_tvm.model.checkpoint import read_checkpoint
 from mnv2_tvm.model.fitting import fitting_options
 from mnv2_tvm.model.naming import file_keys
+from mnv2_tvm.untrusted import printable
 
 COUNTER = "num_batches_tracked"  # of training only
 SHOWN_KEYS = 3  # of a list of wrong ones
@@ -27,10 +28,11 @@ def load_weights(path: Path, architecture: Architecture) -> dict[str, torch.Tens
     _check_names(path, names.values(), tensors)
     state = {key: tensors[name] for key, name in names.items()}
     _check_shapes(path, state, names, architecture)
-    _check_numbers(path, state, names)
+    _check_kinds(path, state, names)
+    dense = {key: _dense(tensor) for key, tensor in state.items()}
+    _check_numbers(path, dense, names)
     return {
-        key: state[key].to(torch.float32) if _kept(key) else torch.tensor(0)
-        for key in architecture.state_shapes()
+        key: dense[key] if _kept(key) else torch.tensor(0) for key in architecture.state_shapes()
     }
 
 
@@ -72,14 +74,30 @@ def _check_shapes(
             )
 
 
-def _check_numbers(path: Path, state: Mapping[str, torch.Tensor], names: Mapping[str, str]) -> None:
+def _check_kinds(path: Path, state: Mapping[str, torch.Tensor], names: Mapping[str, str]) -> None:
     for key, tensor in state.items():
         if not tensor.is_floating_point():
             raise UserError(
-                f"weights {path}: {names[key]} is of {tensor.dtype}, not of floating point; "
-                "give the model from before it was quantized"
+                f"weights {path}: {names[key]} is of {tensor.dtype}, not of real floating point; "
+                "give the model from before it was quantized or converted"
             )
-        if not tensor.to(torch.float32).isfinite().all():
+        if tensor.is_meta:
+            raise UserError(
+                f"weights {path}: {names[key]} has a shape and no numbers; save the model from "
+                "where its weights are loaded"
+            )
+
+
+def _dense(tensor: torch.Tensor) -> torch.Tensor:
+    """A tensor of its own in float32, of one that may be sparse, a view or a Parameter."""
+    plain = tensor.detach()
+    plain = plain if plain.layout == torch.strided else plain.to_dense()
+    return plain.to(torch.float32).resolve_neg().contiguous()
+
+
+def _check_numbers(path: Path, state: Mapping[str, torch.Tensor], names: Mapping[str, str]) -> None:
+    for key, tensor in state.items():
+        if not tensor.isfinite().all():
             raise UserError(
                 f"weights {path}: {names[key]} has numbers that are not finite in float32; the "
                 "training diverged or the file is damaged, take an earlier checkpoint"
@@ -93,4 +111,4 @@ def _check_numbers(path: Path, state: Mapping[str, torch.Tensor], names: Mapping
 
 def _shown(names: list[str]) -> str:
     more = f" and {len(names) - SHOWN_KEYS} more" if len(names) > SHOWN_KEYS else ""
-    return ", ".join(names[:SHOWN_KEYS]) + more
+    return ", ".join(map(printable, names[:SHOWN_KEYS])) + more

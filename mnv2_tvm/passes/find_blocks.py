@@ -27,12 +27,16 @@ def operations(
 ) -> dict[Any, tuple[Operation, ...]]:
     """For each variable of `main` that a layer defines: the layer, and the block that it ends.
 
-    A block is an expansion (or the first convolution), a depthwise layer and a linear projection
-    whose two tensors between nobody else reads.
+    A block is an expansion (or the first convolution), a depthwise layer and a projection whose two
+    tensors between nobody else reads: no other layer, and not the caller. Blocks may overlap, where
+    the projection of one is the expansion of the next.
     """
-    bindings = [b for block in mod["main"].body.blocks for b in block.bindings]
+    body = mod["main"].body
+    bindings = [b for block in body.blocks for b in block.bindings]
     calls = {b.var: b.value for b in bindings if isinstance(b.value, relax.Call)}
-    readers = Counter(argument for call in calls.values() for argument in call.args)
+    readers = Counter(
+        v for value in (*(b.value for b in bindings), body.body) for v in _read(value)
+    )
     found: dict[Any, tuple[Operation, ...]] = {}
     for variable, call in calls.items():
         if isinstance(call.op, tvm.ir.GlobalVar):
@@ -40,6 +44,13 @@ def operations(
             block = _block(last, found, readers)
             found[variable] = (last, block) if block else (last,)
     return found
+
+
+def _read(value: Any) -> list[Any]:
+    """What an expression reads: the arguments of a call, the parts of a tuple, or itself."""
+    if isinstance(value, relax.Call):
+        return list(value.args)
+    return list(value.fields) if isinstance(value, relax.Tuple) else [value]
 
 
 def _operation(call: Any, part: Description) -> Operation:

@@ -18,6 +18,7 @@ def fuse_layers(mod: tvm.IRModule) -> tvm.IRModule:
     Raises UserError for an operator that no pattern takes.
     """
     mod = relax.transform.Normalize()(mod)
+    mod = relax.transform.DeadCodeElimination()(mod)  # a plan has no place for what nobody reads
     mod = FuseOpsByPattern(_patterns(), bind_constants=False)(mod)
     for block in mod["main"].body.blocks:
         for binding in block.bindings:

@@ -7,6 +7,7 @@ import numpy as np
 import tvm
 from tvm import relax
 
+from mnv2_tvm.errors import UserError
 from mnv2_tvm.layer import Layer
 
 ALIGNMENT = 64  # bytes: a cache line, and the widest vector
@@ -39,17 +40,27 @@ def aligned(size: int) -> int:
 def list_steps(mod: tvm.IRModule) -> tuple[tuple[Step, ...], bytes]:
     """The steps of `main` in order and the blob of all constants, each aligned.
 
-    The network's own tensors are named `input` and `output`.
+    The network's own tensors are named `input` and `output`; only the last step writes `output`.
+    Raises UserError where `main` has several of either, or does nothing.
     """
     reader = _Reader(mod)
     main = mod["main"]
+    if len(main.params) != 1 or not isinstance(main.body.body.ty, relax.TensorType):
+        raise UserError("a network takes one tensor and returns one")
     reader.names[main.params[0]] = "input"
     for block in main.body.blocks:
         for binding in block.bindings:
             reader.read(binding)
     last = reader.names[main.body.body]
+    if last == "input":
+        raise UserError("a network that returns its input needs no library")
     steps = [replace(s, y="output") if s.y == last else s for s in reader.steps]
     return tuple(steps), bytes(reader.blob)
+
+
+def output_shape(mod: tvm.IRModule) -> tuple[int, ...]:
+    """What `main` returns: [n, c], or [n, y, x, c] where the network ends in a map."""
+    return tuple(int(extent) for extent in mod["main"].body.body.ty.shape)
 
 
 class _Reader:

@@ -30,7 +30,7 @@ def packed_kernel(kernel: Any, target: Target) -> tvm.IRModule:
 
 
 def _entry(kernel: Any, name: Any, target: Target) -> Any:
-    codegen = tvm.target.Target(dict(target.tvm), host=dict(target.tvm))
+    codegen = tvm.target.Target(target.tvm.options(), host=target.tvm.options())
     with IRBuilder() as builder:
         with T.prim_func():
             T.func_name(ENTRY)

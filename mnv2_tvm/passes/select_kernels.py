@@ -58,9 +58,12 @@ def _choose(
     """The kernel that defines each variable; None where a block made the variable needless."""
     kernels: dict[Any, Selected | None] = {}
     for variable, (layer, *block) in found.items():
-        whole = choose(block[0].layer) if block else None
+        inner = absorbed(variable, found) if block else ()
+        # Not where the layer that the block begins with is the end of another one.
+        apart = all((made := kernels[v]) and made.operation is found[v][0] for v in inner)
+        whole = choose(block[0].layer) if block and apart else None
         if whole is not None:
-            kernels |= dict.fromkeys(absorbed(variable, found))
+            kernels |= dict.fromkeys(inner)
             kernels[variable] = Selected(block[0], whole)
         else:
             schedule = choose(layer.layer)

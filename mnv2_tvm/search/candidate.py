@@ -9,11 +9,14 @@ import numpy as np
 import tvm
 
 from mnv2_tvm.deploy.link import link_shared, write_object
+from mnv2_tvm.device.failure import Failure, Kind
 from mnv2_tvm.device.session import Address, held_session, patience_s
+from mnv2_tvm.files import check_loadable
 from mnv2_tvm.kernels import Schedule
 from mnv2_tvm.layer import Layer
 from mnv2_tvm.network import relative_error
 from mnv2_tvm.passes.packed_entry import ENTRY, packed_kernel
+from mnv2_tvm.search.machine import board_cpu, is_possible
 from mnv2_tvm.search.problem import TOLERANCE, problem
 from mnv2_tvm.target import Target
 
@@ -29,6 +32,7 @@ class Timing:
     median_us: float | None  # None: the numbers are wrong, so it was not timed
     max_error: float
     board: str = ""  # which one; empty: this host
+    cpu: str = ""  # of the board
     emulated: bool = False  # the time says nothing about real hardware
 
     @property
@@ -37,9 +41,21 @@ class Timing:
         return self.median_us is not None
 
 
-def build_candidate(layer: Layer, schedule: Schedule, target_name: str, path: Path) -> Path:
+Result = Timing | Failure
+
+
+def judged(result: Result, layer: Layer, target: Target) -> Result:
+    """The result; a failure in place of a time that no CPU of the target can have taken."""
+    if isinstance(result, Failure) or result.median_us is None:
+        return result
+    if is_possible(layer.flops, result.median_us, target):
+        return result
+    words = f"{result.median_us:g} us for {layer.flops} FLOPs are beyond any CPU of {target.name}"
+    return Failure(Kind.IMPOSSIBLE, words, result.board)
+
+
+def build_candidate(layer: Layer, schedule: Schedule, target: Target, path: Path) -> Path:
     """Write the candidate's library to `path`."""
-    target = Target.load(target_name)
     built = path.with_suffix(".o")
     write_object(packed_kernel(schedule.emit(layer, target), target), target, built)
     link_shared([built], target, path)
@@ -58,6 +74,7 @@ def measure_candidate(
     On this host, or on a board of `address`.
     """
     if address is None:
+        check_loadable(library)
         return _measure(layer, schedule, tvm.runtime.load_module(str(library)), tvm.cpu())
     with held_session(address) as session:
         module = session.load(library)
@@ -65,7 +82,10 @@ def measure_candidate(
         moved = 4 * sum(map(prod, (layer.input_shape, layer.output_shape, *weights)))
         with session.within(patience_s(moved, MAX_RUNS * layer.flops), "measuring"):
             timing = _measure(layer, schedule, module, session.device)
-        return replace(timing, board=session.board, emulated=bool(session.info["emulated"]))
+        info = session.info
+        return replace(
+            timing, board=session.board, cpu=board_cpu(info), emulated=bool(info["emulated"])
+        )
 
 
 def _measure(layer: Layer, schedule: Schedule, module: Any, device: Any) -> Timing:

@@ -1,12 +1,12 @@
 """The cost model: XGBoost over all layers of a target, from every measurement in its log.
 
 It predicts how far a candidate is from the best of its own layer, so that what one layer teaches
-about tiles and registers helps to rank the next.
+about tiles and registers helps to rank the next. Times of other machines are scaled to one first.
 """
 
-from collections import defaultdict
 from collections.abc import Iterable
 from math import log, log2, prod
+from statistics import median
 from typing import get_args
 
 import numpy as np
@@ -14,7 +14,8 @@ import xgboost
 
 from mnv2_tvm.kernels import KERNELS, Schedule
 from mnv2_tvm.layer import Epilogue, Layer
-from mnv2_tvm.search.records import Measurement
+from mnv2_tvm.search.entries import Measurement
+from mnv2_tvm.search.machine import Machine
 from mnv2_tvm.target import Target
 
 _FEWEST_ROWS = 16  # below this a model knows less than chance
@@ -35,12 +36,14 @@ class CostModel:
 
     def fit(self, measurements: Iterable[Measurement]) -> None:
         """Learn from all measurements that have a time."""
-        times: dict[Layer, list[tuple[Schedule, float]]] = defaultdict(list)
+        times: dict[Layer, dict[Machine, dict[Schedule, float]]] = {}
         for measurement in measurements:
             if measurement.median_us is not None:
-                times[measurement.layer].append((measurement.schedule, measurement.median_us))
+                machines = times.setdefault(measurement.layer, {})
+                mine = machines.setdefault(measurement.machine, {})
+                mine[measurement.schedule] = measurement.median_us
         rows, labels = [], []
-        for layer, pairs in times.items():
+        for layer, pairs in [(layer, on_one_scale(table)) for layer, table in times.items()]:
             best = min(time for _, time in pairs)
             for schedule, time in pairs:
                 rows.append(features(layer, schedule, self._target))
@@ -58,6 +61,21 @@ class CostModel:
         rows = np.array([features(layer, c, self._target) for c in candidates])
         order = np.argsort(-self._model.predict(xgboost.DMatrix(rows)), kind="stable")
         return [candidates[index] for index in order]
+
+
+def on_one_scale(machines: dict[Machine, dict[Schedule, float]]) -> list[tuple[Schedule, float]]:
+    """The times of a layer on all machines, as if on the one that measured most of it.
+
+    The ratio of two machines is that of the schedules that both measured; without any, the best of
+    both count as equally fast.
+    """
+    first, *others = sorted(machines.values(), key=len, reverse=True)
+    pairs = list(first.items())
+    for times in others:
+        ratios = [first[schedule] / times[schedule] for schedule in times.keys() & first.keys()]
+        ratio = median(ratios) if ratios else min(first.values()) / min(times.values())
+        pairs += [(schedule, ratio * time) for schedule, time in times.items()]
+    return pairs
 
 
 def features(layer: Layer, schedule: Schedule, target: Target) -> list[float]:

@@ -1,34 +1,70 @@
 """All boards of a key at once: who is there, who is wrong, and second tries for what failed."""
 
+import time
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from mnv2_tvm.device.failure import Failure, Kind
+from mnv2_tvm.device.failure import DeviceError, Failure, Kind
 from mnv2_tvm.device.session import Address
 from mnv2_tvm.device.workers import WorkerPool
 from mnv2_tvm.errors import UserError
 from mnv2_tvm.kernels import Schedule
 from mnv2_tvm.layer import Layer
-from mnv2_tvm.search.candidate import Timing, build_candidate, measure_candidate
+from mnv2_tvm.search.candidate import Result, Timing, build_candidate, judged, measure_candidate
+from mnv2_tvm.search.machine import Machine
 from mnv2_tvm.search.progress import Progress
+from mnv2_tvm.target import Target
 
 _TIMEOUT_S = 300.0  # the last resort: each step on a board has a deadline of its own
 _TRIES = 3  # to have a board at all
-NOT_ITS_FAULT = (Kind.ERROR, Kind.LINK, Kind.UPLOAD, Kind.REFUSED)  # a candidate's that failed so
+_AWAY_S, _LOOK_S = 60.0, 1.0  # how long a tracker may be away, as when its machine starts again
+# Whatever the candidate was, these are not its fault.
+_BLAMELESS = (Kind.ERROR, Kind.LINK, Kind.UPLOAD, Kind.REFUSED)
 
 Job = tuple[Layer, Schedule, Path]
-Result = Timing | Failure
+
+
+def boards_there(address: Address, progress: Progress) -> tuple[list[str], int]:
+    """What `address.registered` gives; waits a minute for a tracker that starts again.
+
+    Raises DeviceError after that, and at once where all boards that are there are to be avoided.
+    """
+    end = time.monotonic() + _AWAY_S
+    said = False
+    while True:
+        try:
+            return address.registered()
+        except DeviceError as error:
+            if error.kind is not Kind.LINK or time.monotonic() > end or _none_is_left(address):
+                raise
+            if not said:
+                progress.line(f"{error}; waiting for it, {_AWAY_S:.0f} s at most")
+                said = True
+        time.sleep(_LOOK_S)
+
+
+def _none_is_left(address: Address) -> bool:
+    """Whether there are boards, but only ones to avoid."""
+    try:
+        return bool(replace(address, avoid=frozenset()).registered()[0])
+    except DeviceError:
+        return False
 
 
 @dataclass
 class Farm:
-    """Measures jobs on every board of `address`, with a worker for each board."""
+    """Measures jobs on every board of `address`, with a worker for each board.
+
+    All must be such machines as `machine`: times of others do not rank with theirs.
+    """
 
     build = staticmethod(build_candidate)
 
     address: Address  # it avoids the boards that were dropped
+    target: Target
+    machine: Machine
     pool: WorkerPool
     progress: Progress
     _there: list[str] = field(default_factory=list)
@@ -58,7 +94,7 @@ class Farm:
         blameless = []
         for job, first in again:
             second = self._second_try(job, first)
-            if isinstance(second, Failure) and second.kind in NOT_ITS_FAULT:
+            if isinstance(second, Failure) and second.kind in _BLAMELESS:
                 blameless.append(second)
             yield job, second
         if len(blameless) == len(jobs):
@@ -66,7 +102,7 @@ class Farm:
 
     def _look_around(self) -> None:
         """Say which boards have left, and have a worker for each one that is new."""
-        there, free = self.address.registered()
+        there, free = boards_there(self.address, self.progress)
         for board in Counter(self._there) - Counter(there):
             self.progress.line(f"the board at {board} has left the tracker")
         self._there = there
@@ -75,27 +111,37 @@ class Farm:
     def _run(self, jobs: list[Job], address: Address) -> Iterator[tuple[Job, Result]]:
         arguments = [(*job, address) for job in jobs]
         for number, result in self.pool.run(measure_candidate, arguments, _TIMEOUT_S):
-            yield jobs[number], result
+            yield jobs[number], self._judged(result, jobs[number][0])
+
+    def _judged(self, result: Result, layer: Layer) -> Result:
+        if isinstance(result, Timing):
+            there = replace(self.machine, cpu=result.cpu, emulated=result.emulated)
+            if there != self.machine:
+                words = f"it is another machine, {there}, than the first board, {self.machine}"
+                return Failure(Kind.REFUSED, words, result.board)
+        return judged(result, layer, self.target)
 
     def _second_try(self, job: Job, first: Result) -> Result:
         """Boards whose numbers were wrong are asked last, and dropped if another's are right."""
-        suspects = {first.board} if isinstance(first, Timing) else set()
+        suspects = {first.board} if _is_doubtful(first) else set()
         for _ in range(_TRIES):
-            others = self.address.boards() - len(suspects - self.address.avoid)
+            there = len(boards_there(self.address, self.progress)[0])
+            others = there - len(suspects - self.address.avoid)
             address = self.address.without(suspects) if others else self.address
             ((_, second),) = self._run([job], address)
-            if isinstance(second, Timing):
-                if second.right:
-                    for board in suspects:
-                        self._drop(board, "it gives wrong numbers where another gives right ones")
-                if second.right or not others:
+            if isinstance(second, Timing) and second.right:
+                for board in suspects:
+                    self._drop(board, "it gives wrong numbers where another gives right ones")
+                return second
+            if _is_doubtful(second):
+                if not others:
                     return second
                 suspects.add(second.board)
-            else:
+            elif isinstance(second, Failure):
                 self._tell(second)
                 if second.kind is not Kind.LINK:
                     return second
-        if isinstance(second, Failure):
+        if isinstance(second, Failure) and not _is_doubtful(second):
             raise UserError(f"no board could measure anything: {second}")
         return second
 
@@ -118,3 +164,10 @@ class Farm:
     def _forget(self, board: str) -> None:
         """What was said of it is enough: no line when it leaves the tracker."""
         self._there = [one for one in self._there if one != board.split()[0]]
+
+
+def _is_doubtful(result: Result) -> bool:
+    """Wrong numbers or an impossible time: the fault of the candidate, or of the board."""
+    if isinstance(result, Timing):
+        return not result.right
+    return result.kind is Kind.IMPOSSIBLE

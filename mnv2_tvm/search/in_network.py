@@ -7,40 +7,46 @@ kernel or its layers. Blocks whose layers one by one would make the workspace la
 unless that makes the whole network slower.
 """
 
-from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 
-from mnv2_tvm.build import build
-from mnv2_tvm.device.failure import DeviceError, Failure, Kind
-from mnv2_tvm.device.remote_network import RemoteNetwork, open_networks
+from mnv2_tvm.deploy.manifest import Manifest
+from mnv2_tvm.device.failure import Failure
 from mnv2_tvm.device.session import Address
 from mnv2_tvm.device.workers import WorkerPool
 from mnv2_tvm.errors import UserError
 from mnv2_tvm.files import scratch_folder
 from mnv2_tvm.layer import Layer
 from mnv2_tvm.model import Architecture
-from mnv2_tvm.network import SourceNetwork, relative_error
 from mnv2_tvm.search.layers import LayerSearch
-from mnv2_tvm.search.problem import TOLERANCE
+from mnv2_tvm.search.libraries import Libraries
+from mnv2_tvm.search.machine import is_possible
 from mnv2_tvm.search.progress import Progress
 from mnv2_tvm.search.records import Decisions
-from mnv2_tvm.search.variants import Choice, Kept, Samples, choose, memory_savers, variants
+from mnv2_tvm.search.variants import (
+    Choice,
+    Kept,
+    Network,
+    Samples,
+    choose,
+    likely_first,
+    memory_savers,
+    variants,
+)
 from mnv2_tvm.target import Target
 
-RESERVE_S = 90.0  # what this pass takes at most, of the search's budget
-_ROUNDS, _RUNS = 12, 12  # each round runs every library this many times
-_TIMEOUT_S = 120.0
-_BOARD_TIMEOUT_S = 3600.0  # the last resort: each step on a board has a deadline of its own
-_TRIES = 3  # boards that may be lost here
+RESERVE_S = 90.0  # what this pass is left of the search's budget
+# Shares of the time that is left when each begins: building the variants, timing their layers.
+# The rest is for the network of the choice.
+_BUILD, _PROFILE = 0.5, 0.5
+_TIMEOUT_S = 120.0  # of one build
+_GRACE_S = 5.0  # over the budget, for a build that has begun
 _TIE = 1.02  # so much slower the network may be for the memory that it saves
-
-
-Network = tuple[str, Architecture, int, int]  # target, architecture, seed, threads
 
 
 class Board(Protocol):
@@ -50,11 +56,14 @@ class Board(Protocol):
     def build_variant(self) -> Callable[[Choice, Network, Path], Path]:
         """Builds the network of its arguments into the folder, and returns that."""
 
-    def profile(self, folders: list[Path]) -> list[Samples]:
-        """The times of each layer of each network, run in turn, after their numbers are checked."""
+    def profile(self, folders: list[Path], seconds: float) -> list[Samples]:
+        """The times of each layer of each network, run in turn, after their numbers are checked.
 
-    def time(self, folders: list[Path]) -> list[float]:
-        """Median milliseconds of a whole run of each, in turn."""
+        At least one run of each; no more than fit into so many seconds.
+        """
+
+    def time(self, folders: list[Path], seconds: float) -> list[float]:
+        """Median milliseconds of a whole run of each, in turn, as `profile`."""
 
 
 @dataclass(frozen=True)
@@ -81,18 +90,22 @@ def measure_in_network(
 ) -> InNetwork:
     """Choose for each searched layer among its near-best; other layers follow `base`.
 
-    On this host, on one board of `address`, or on `board`. Raises UserError where no variant could
-    be built and run.
+    On this host, on one board of `address`, or on `board`, in the time that `progress` has left:
+    where that is short, the less likely variants are left out. Raises UserError where no variant
+    could be built and run in it.
     """
     wanted = variants(searches, blocks, base)
-    network = (target.name, architecture, seed, threads)
-    with scratch_folder() as name, WorkerPool(2) as workers:
-        board = board or _Libraries(workers, seed, address, progress)
-        job = board.build_variant
-        folders = _build(job, wanted, network, Path(name), workers, progress)
+    network = (target, architecture, seed, threads)
+    with scratch_folder() as scratch, WorkerPool(2) as workers:
+        board = board or Libraries(workers, seed, address, progress)
+        builds = _Builds(board.build_variant, network, workers, progress)
+        until_s = (1 - _BUILD) * progress.left_s
+        order = likely_first(wanted, blocks)
+        folders = builds.build(wanted, order, scratch / "variants", until_s)
         progress.now("measuring the variants inside the network")
-        profiles = board.profile(list(folders.values()))
+        profiles = board.profile(list(folders.values()), _PROFILE * progress.left_s)
         profiled = [(wanted[n], samples) for n, samples in zip(folders, profiles, strict=True)]
+        profiled = _possible(profiled, target, threads, progress)
         options = [
             choose(searches, profiled, fused=memory_savers(blocks)),
             choose(searches, profiled),
@@ -100,10 +113,16 @@ def measure_in_network(
         if options[0] == options[1]:
             options.pop()
         final = [{}, *({**base.tuned, **_schedules(option)} for option in options)]
-        folders = _build(job, final, network, Path(name) / "final", workers, progress)
-        if len(folders) < len(final):
-            raise UserError("the network of the chosen schedules could not be built, see above")
-        default_ms, *times_ms = board.time(list(folders.values()))
+        folders = builds.build(final, range(len(final)), scratch / "final", None)
+        progress.now("measuring the network of the choice")
+        default_ms, *times_ms = board.time(list(folders.values()), progress.left_s)
+        flops = [Manifest.read(folder).flops for folder in folders.values()]
+    for flop, ms in zip(flops, (default_ms, *times_ms), strict=True):
+        if not is_possible(flop, 1e3 * ms, target, threads):
+            raise UserError(
+                f"a time of {ms:g} ms for the whole network is beyond any CPU of {target.name}: "
+                "the clock of the machine that measured it is wrong; nothing is kept of it"
+            )
     best = least_memory(times_ms)
     if len(options) > 1:
         small_ms, fast_ms = times_ms
@@ -118,127 +137,72 @@ def _schedules(chosen: dict[Layer, Kept]) -> Choice:
     return {layer: kept.schedule for layer, kept in chosen.items()}
 
 
+def _possible(
+    profiled: list[tuple[Choice, Samples]], target: Target, threads: int, progress: Progress
+) -> list[tuple[Choice, Samples]]:
+    """Those without a time that no CPU of the target can take; the others are named."""
+    sound = []
+    for choice, samples in profiled:
+        medians_us = {layer: float(np.median(values)) for layer, values in samples.items()}
+        for layer, us in medians_us.items():
+            if not is_possible(layer.flops, us, target, threads):
+                progress.line(
+                    f"warning: a variant of the network is left out: {us:g} us for {layer.name} "
+                    f"are beyond any CPU of {target.name}"
+                )
+                break
+        else:
+            sound.append((choice, samples))
+    if not sound:
+        raise UserError("no variant of the network has times that can be, see above")
+    return sound
+
+
 def least_memory(times_ms: list[float]) -> int:
     """Which network is kept: the first, as they come by memory, that ties with the fastest."""
     return next(i for i, ms in enumerate(times_ms) if ms <= _TIE * min(times_ms))
 
 
-def build_variant(
-    schedules: Choice,
-    network: Network,
-    folder: Path,
-) -> Path:
-    """A worker's job: build the network with these schedules; other layers have defaults."""
-    target_name, architecture, seed, threads = network
-    target = Target.load(target_name)
-    source = SourceNetwork.make(architecture, None, seed)
-    build(target, source, folder, threads=threads, decisions=Decisions(target, schedules))
-    return folder
-
-
-def profile_libraries(folders: list[Path], seed: int, address: Address | None) -> list[Samples]:
-    """A worker's job: check and run the libraries in turn; the times of each layer of each."""
-    networks = open_networks(folders, address)
-    images = _checked_images(folders, networks, seed)
-    samples: list[Samples] = [defaultdict(list) for _ in networks]
-    for _ in range(_ROUNDS):
-        for network, sample in zip(networks, samples, strict=True):
-            for run in range(_RUNS):
-                times: dict[Layer, list[float]] = defaultdict(list)
-                for number, seconds in network.profile(images).items():
-                    layer = Layer.parse(network.manifest.layers[number]["name"])
-                    times[layer].append(seconds * 1e6)
-                if run:  # the first finds another library's data in the caches
-                    for layer, values in times.items():
-                        sample[layer].append(float(np.mean(values)))
-    return [dict(sample) for sample in samples]
-
-
-def time_libraries(folders: list[Path], seed: int, address: Address | None) -> list[float]:
-    """A worker's job: median milliseconds of a whole run of each library, in turn."""
-    networks = open_networks(folders, address)
-    images = _checked_images(folders, networks, seed)
-    samples: list[list[float]] = [[] for _ in networks]
-    for _ in range(_ROUNDS):
-        for network, sample in zip(networks, samples, strict=True):
-            times = [sum(network.profile(images).values()) for _ in range(_RUNS)]
-            sample.extend(times[1:])
-    return [float(np.median(sample)) * 1e3 for sample in samples]
-
-
-def _checked_images(folders: list[Path], networks: list, seed: int) -> np.ndarray:  # type: ignore[type-arg]
-    """The input of all runs, after each library gave torch's answer to it."""
-    manifest = networks[0].manifest
-    batch = manifest.input_shape[0]
-    architecture = Architecture(manifest.width, manifest.resolution, manifest.classes, batch)
-    source = SourceNetwork.make(architecture, None, seed)
-    images = source.images(seed)
-    reference = source.reference(images)
-    for folder, network in zip(folders, networks, strict=True):
-        error = relative_error(network(images), reference)
-        if not error <= TOLERANCE:
-            board = network.session.board if isinstance(network, RemoteNetwork) else ""
-            where = f" on the board at {board}" if board else ""
-            words = f"the library in {folder} is off by {error:.1e}{where}"
-            raise DeviceError(Kind.WRONG_NUMBERS, words, board)
-    return images
-
-
-def _build(
-    job: Callable[[Choice, Network, Path], Path],
-    wanted: list[Choice],
-    network: Network,
-    folder: Path,
-    workers: WorkerPool,
-    progress: Progress,
-) -> dict[int, Path]:
-    """Build all variants at once; those that failed are left out and said."""
-    jobs = [(variant, network, folder / str(i)) for i, variant in enumerate(wanted)]
-    built: dict[int, Path] = {}
-    failure = None
-    for number, result in workers.run(job, jobs, _TIMEOUT_S):
-        progress.now(f"building variant {len(built) + 1} of {len(jobs)} of the network")
-        if isinstance(result, Failure):
-            failure = result
-            progress.line(f"variant {number} could not be built: {result}")
-        else:
-            built[number] = result
-    if not built:
-        raise UserError(f"no variant of the network could be built: {failure}")
-    return dict(sorted(built.items()))
-
-
 @dataclass(frozen=True)
-class _Libraries:
-    """Runs a job on the libraries in a worker: on this host, or on a board."""
+class _Builds:
+    """Builds variants of one network in workers."""
 
-    build_variant = staticmethod(build_variant)
-
+    job: Callable[[Choice, Network, Path], Path]
+    network: Network
     workers: WorkerPool
-    seed: int
-    address: Address | None
     progress: Progress
 
-    def profile(self, folders: list[Path]) -> list[Samples]:
-        """The times of each layer of each library."""
-        samples: list[Samples] = self._measure(profile_libraries, folders)
-        return samples
+    def build(
+        self, wanted: list[Choice], order: Iterable[int], folder: Path, until_s: float | None
+    ) -> dict[int, Path]:
+        """Build the variants in `order`, by number; those that failed are left out and said.
 
-    def time(self, folders: list[Path]) -> list[float]:
-        """Median milliseconds of a whole run of each."""
-        medians: list[float] = self._measure(time_libraries, folders)
-        return medians
-
-    def _measure(self, function: Callable[..., Any], folders: list[Path]) -> Any:
-        """Its result. Says which boards are lost or wrong, and tries others. Raises UserError."""
-        address = self.address
-        timeout_s = _BOARD_TIMEOUT_S if address else _TIMEOUT_S
-        for _ in range(_TRIES):
-            ((_, result),) = self.workers.run(function, [(folders, self.seed, address)], timeout_s)
-            if not isinstance(result, Failure):
-                return result
-            if not (result.board and address and address.boards() > 1):
-                break
-            self.progress.line(f"{result}; what it had is tried again")
-            address = address.without({result.board})
-        raise UserError(f"the network could not be measured: {result}")
+        Stops where only `until_s` of the budget is left. Raises UserError where nothing could be
+        built, and without `until_s` where not everything could.
+        """
+        numbers, built, failure = list(order), dict[int, Path](), None
+        jobs = [(wanted[number], self.network, folder / str(number)) for number in numbers]
+        left_s = self.progress.left_s + _GRACE_S
+        with closing(self.workers.run(self.job, jobs, _TIMEOUT_S, left_s)) as results:
+            for place, result in results:
+                self.progress.now(f"built variant {len(built) + 1} of {len(jobs)} of the network")
+                if isinstance(result, Failure):
+                    failure = result
+                    self.progress.line(f"variant {numbers[place]} could not be built: {result}")
+                else:
+                    built[numbers[place]] = result
+                if built and until_s is not None and self.progress.left_s <= until_s:
+                    break
+        if until_s is not None and failure is None and len(built) < len(jobs):
+            left_out = len(jobs) - len(built)
+            self.progress.line(
+                f"{left_out} of {len(jobs)} variants of the network are left out: the time budget "
+                "is too short for all"
+            )
+        if not built or (until_s is None and len(built) < len(jobs)):
+            raise UserError(
+                f"the network could not be built with what was found: {failure or 'no time left'}. "
+                "All measurements are in the log: run the command again, with a longer "
+                "--time-budget if it was the time"
+            )
+        return dict(sorted(built.items()))

@@ -1,20 +1,23 @@
 """The first pass of the search: candidates of each layer, measured alone."""
 
+import itertools
 import random
 from dataclasses import dataclass, field
-from pathlib import Path
 
+from mnv2_tvm.device.failure import Kind
 from mnv2_tvm.device.session import Address
 from mnv2_tvm.device.workers import WorkerPool
 from mnv2_tvm.errors import UserError
-from mnv2_tvm.files import scratch_folder
+from mnv2_tvm.files import check_loadable, scratch_folder
 from mnv2_tvm.kernels import Schedule, schedule_class
 from mnv2_tvm.layer import Layer
 from mnv2_tvm.search.candidate_bench import BUILDERS, Board, CandidateBench, Tally
 from mnv2_tvm.search.cost_model import CostModel
-from mnv2_tvm.search.farm import NOT_ITS_FAULT, Farm
+from mnv2_tvm.search.entries import RETRIED, Measurement
+from mnv2_tvm.search.farm import Farm
+from mnv2_tvm.search.machine import Machine, is_possible
 from mnv2_tvm.search.progress import Progress
-from mnv2_tvm.search.records import Measurement, TuningLog
+from mnv2_tvm.search.records import TuningLog
 from mnv2_tvm.target import Target
 
 _BATCH = 16
@@ -30,7 +33,9 @@ class LayerSearch:
     layer: Layer
     space: list[Schedule]
     default: Schedule
-    times: dict[Schedule, Measurement] = field(default_factory=dict)
+    times: dict[Schedule, Measurement] = field(default_factory=dict)  # of this machine
+    elsewhere: list[Measurement] = field(default_factory=list)  # they teach the cost model
+    late: set[Schedule] = field(default_factory=set)  # timed out in an earlier search
     idle_batches: int = 0
 
     @property
@@ -66,11 +71,11 @@ class LayerSearch:
 
 
 def known_layers(
-    layers: list[Layer], target: Target, log: TuningLog, *, emulated: bool = False
+    layers: list[Layer], target: Target, log: TuningLog, machine: Machine
 ) -> list[LayerSearch]:
     """A search for each distinct layer, with what the log already knows, costliest first.
 
-    Emulated times and measured ones do not know of each other.
+    Only what was measured on `machine` counts as tried.
     """
     searches = {}
     for layer in sorted(set(layers), key=lambda one: -one.flops * layers.count(one)):
@@ -78,20 +83,37 @@ def known_layers(
         searches[layer] = LayerSearch(
             layer, list(kernel.space(layer, target)), kernel.default(layer, target)
         )
+    spaces = {layer: frozenset(search.space) for layer, search in searches.items()}
     for measurement in log.measurements():
         search = searches.get(measurement.layer)
-        # What failed for another reason than the candidate itself gets a second chance.
-        again = (measurement.failure or "").startswith(NOT_ITS_FAULT)
-        alike = measurement.emulated == emulated or measurement.median_us is None
-        if search and measurement.schedule in search.space and alike and not again:
-            search.times[measurement.schedule] = measurement
+        if search and measurement.schedule in spaces[measurement.layer]:
+            _remember(search, measurement, target, machine)
+    for search in searches.values():
+        if search.best is None:  # the machine was broken, perhaps, or is mended
+            search.times.clear()
     return list(searches.values())
+
+
+def _remember(
+    search: LayerSearch, measurement: Measurement, target: Target, machine: Machine
+) -> None:
+    schedule, time_us = measurement.schedule, measurement.median_us
+    if time_us is not None and not is_possible(search.layer.flops, time_us, target):
+        return
+    if measurement.machine != machine:
+        search.elsewhere.append(measurement)
+    elif measurement.failure is None or measurement.failure.kind not in RETRIED:
+        search.times[schedule] = measurement
+        search.late.discard(schedule)
+    elif measurement.failure.kind is Kind.TIMEOUT and schedule not in search.times:
+        search.late.add(schedule)
 
 
 def search_layers(
     searches: list[LayerSearch],
     target: Target,
     log: TuningLog,
+    machine: Machine,
     *,
     trials: int,
     seed: int,
@@ -102,21 +124,31 @@ def search_layers(
 ) -> Tally:
     """Measure batches, layer after layer, until all are done or the time is up but `reserve_s`.
 
-    On this host, on all boards of `address`, or on `board`.
+    On this host, on all boards of `address`, or on `board`; what does is `machine`.
     Raises UserError with the first failure if there is no time for any layer.
     """
     model, draw, tally = CostModel(target, seed), random.Random(seed), Tally()
+
+    def left_s() -> float:
+        """All of it until there is a measurement, without which the reserve is of no use."""
+        return max(0.0, progress.left_s - (reserve_s if tally.measured else 0))
+
     with (
         scratch_folder() as scratch,
         WorkerPool(BUILDERS) as builders,
         WorkerPool(address.boards() if address else 1) as runners,
     ):
-        board = Farm(address, runners, progress) if address else board
-        bench = CandidateBench(target, log, Path(scratch), builders, runners, tally, board)
+        if address:
+            board = Farm(address, target, machine, runners, progress)
+        elif board is None:
+            check_loadable(scratch / "library")
+        pools = (builders, runners)
+        bench = CandidateBench(target, log, machine, scratch, *pools, tally, board, left_s)
         while active := [s for s in searches if not s.done(trials)]:
-            model.fit([m for search in searches for m in search.times.values()])
+            known = [[*search.times.values(), *search.elsewhere] for search in searches]
+            model.fit(itertools.chain(*known))
             for search in active:
-                if progress.left_s <= reserve_s:
+                if left_s() <= 0:
                     progress.line("the time budget is used up; the search ends here")
                     break
                 before = search.best_us
@@ -130,32 +162,26 @@ def search_layers(
                     )
                 gained = search.best_us < before * _GAIN
                 search.idle_batches = 0 if gained else search.idle_batches + 1
-                progress.line(_batch_line(search))
+                if search.times:  # else the time was up before the first
+                    progress.line(_batch_line(search))
             else:
                 continue
             break
     if not any(search.best for search in searches):
-        raise UserError(f"nothing could be measured; {_first_failure(searches, tally)}")
+        late = "the time budget was used up before the first candidate; give a longer one"
+        first = f"first failure: {tally.first_failure}" if tally.first_failure else late
+        raise UserError(f"nothing could be measured; {first}")
     return tally
 
 
-def _first_failure(searches: list[LayerSearch], tally: Tally) -> str:
-    """Of this run, else of an earlier one."""
-    if tally.first_failure:
-        return f"first failure: {tally.first_failure}"
-    for search in searches:
-        for measurement in search.times.values():
-            return (
-                f"first failure, in the log: {search.layer.name}, {measurement.schedule}: "
-                f"{measurement.failure}"
-            )
-    return "the time budget was used up before the first candidate"
-
-
 def _propose(search: LayerSearch, model: CostModel, draw: random.Random) -> list[Schedule]:
-    """The next batch: the default first, then the model's favourites and a few at random."""
+    """The next batch: the default first, then the model's favourites and a few at random.
+
+    What timed out before comes last: it may cost the whole deadline again.
+    """
     fresh = search.unmeasured()
     draw.shuffle(fresh)
+    fresh = [s for s in fresh if s == search.default or s not in search.late] or fresh
     batch = [search.default] if search.default in fresh else []
     ranked = [schedule for schedule in model.rank(search.layer, fresh) if schedule not in batch]
     batch += ranked[: _BATCH - _EXPLORED - len(batch)]
@@ -164,7 +190,6 @@ def _propose(search: LayerSearch, model: CostModel, draw: random.Random) -> list
 
 
 def _batch_line(search: LayerSearch) -> str:
-    assert search.best is not None or search.times
     if search.best is None:
         return f"{search.layer.name:<44} {len(search.times):>4} tried, none right yet"
     rate = search.layer.flops / search.best_us * 1e-3

@@ -4,6 +4,11 @@ import time
 
 from rich.console import Console
 from rich.status import Status
+from rich.text import Text
+
+from mnv2_tvm.untrusted import printable
+
+_LONGEST = 4000  # characters of a line
 
 
 class Progress:
@@ -31,8 +36,13 @@ class Progress:
     def now(self, text: str) -> None:
         """What is going on: the live line; nothing in a log."""
         if self._live:
-            self._live.update(f"{text}, at most {self.left_s:.0f} s left")
+            self._live.update(Text(f"{_plain(text)}, at most {self.left_s:.0f} s left"))
 
     def line(self, text: str) -> None:
         """Something worth keeping: a line on the terminal and in a log."""
-        self._console.print(text, highlight=False, soft_wrap=True)
+        self._console.print(Text(_plain(text)), highlight=False, soft_wrap=True)
+
+
+def _plain(text: str) -> str:
+    """Without what a terminal obeys: devices and linkers have their say in it."""
+    return "\n".join(printable(line, _LONGEST) for line in text.split("\n"))

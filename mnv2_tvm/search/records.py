@@ -1,108 +1,63 @@
 """Tuning logs of a target: `tuning_logs/TARGET/`.
 
-`records.jsonl` is small and committed: the kept decisions, one line a layer and thread count,
+`records.jsonl` is small and committed: the kept decisions, one line a layer, thread count and CPU,
 with the time they took inside the network and where they come from. `measurements.jsonl` is
 every candidate ever measured there; it stays on the machine, and a later search learns from it.
 """
 
-import json
-import sys
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field, fields
-from math import inf
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
-from typing import Any
 
-from filelock import FileLock
-
-from mnv2_tvm.data import data_folder
+from mnv2_tvm.data import log_folders, written_log_folder
 from mnv2_tvm.errors import UserError
+from mnv2_tvm.host import this_host
 from mnv2_tvm.kernels import Schedule, schedule_class
 from mnv2_tvm.layer import Layer
-from mnv2_tvm.search.json_lines import append_line, read_lines, replace_lines
+from mnv2_tvm.search.entries import Measurement, Record
+from mnv2_tvm.search.json_lines import (
+    Line,
+    append_line,
+    locked,
+    read_lines,
+    replace_lines,
+    warn,
+)
+from mnv2_tvm.search.machine import is_possible
 from mnv2_tvm.target import Target
+from mnv2_tvm.untrusted import printable
 
 RECORDS, MEASUREMENTS = "records.jsonl", "measurements.jsonl"
+SOURCES = TUNED, TUNED_ELSEWHERE, DEFAULT = "tuned", "tuned elsewhere", "default"  # of schedules
 _BUSY = 0.75  # share of the threads' time that a record for one thread must keep
 
 
 @dataclass(frozen=True)
-class Record:
-    """The kept schedule of a layer, or None for a block that is faster layer by layer."""
-
-    layer: Layer
-    threads: int
-    schedule: Schedule | None
-    median_us: float  # inside the whole network, caches as they are there
-    samples_us: tuple[float, ...]  # 10th, 50th and 90th percentile
-    max_error: float  # largest error over largest reference value, when measured alone
-    provenance: dict[str, str] = field(default_factory=dict)  # cpu, date, versions
-
-    def to_json(self) -> str:
-        """One line."""
-        table = asdict(self) | {
-            "layer": self.layer.name,
-            "schedule": self.schedule and self.schedule.to_json(),
-            "samples_us": list(self.samples_us),
-        }
-        return json.dumps(table)
-
-    @classmethod
-    def from_json(cls, table: dict[str, Any]) -> "Record":
-        """Raises UserError for a line that is no record of this version."""
-        layer, schedule = _layer_and_schedule(table, {field.name for field in fields(cls)})
-        if schedule is None and layer.parts == (layer,):
-            raise UserError("only a block can be without a schedule")
-        return cls(
-            layer=layer,
-            threads=_number(table, "threads", int),
-            schedule=schedule,
-            median_us=_number(table, "median_us", float),
-            samples_us=_samples(table["samples_us"]),
-            max_error=_number(table, "max_error", float),
-            provenance=_provenance(table["provenance"]),
-        )
-
-
-@dataclass(frozen=True)
-class Measurement:
-    """One candidate measured alone on the device; `failure` says why there is no time."""
-
-    layer: Layer
-    schedule: Schedule
-    median_us: float | None
-    max_error: float | None
-    failure: str | None
-    emulated: bool = False  # measured on an emulated board: no time of real hardware
-
-    def to_json(self) -> dict[str, Any]:
-        """One line of the log."""
-        return asdict(self) | {"layer": self.layer.name, "schedule": self.schedule.to_json()}
-
-    @classmethod
-    def from_json(cls, table: dict[str, Any]) -> "Measurement":
-        """Raises UserError for a line that is no measurement of this version."""
-        layer, schedule = _layer_and_schedule(table, {field.name for field in fields(cls)})
-        if schedule is None:
-            raise UserError("the schedule is not an object")
-        time, error = table["median_us"], table["max_error"]
-        if (time is None) == (table["failure"] is None):
-            raise UserError("a measurement has either a time or a failure")
-        if time is not None:
-            time, error = _number(table, "median_us", float), _number(table, "max_error", float)
-        return cls(layer, schedule, time, error, table["failure"], table["emulated"] is True)
-
-
-@dataclass(frozen=True)
 class TuningLog:
-    """The folder of one target's logs."""
+    """The folder of one target's logs, and others that are only read."""
 
     folder: Path
+    shipped: tuple[Path, ...] = ()
 
     @classmethod
     def of(cls, target: Target, log_dir: Path | None = None) -> "TuningLog":
-        """In `log_dir/TARGET`, by default in the shipped `tuning_logs/TARGET`."""
-        return cls((log_dir or data_folder("tuning_logs")) / target.name)
+        """In `log_dir/TARGET`, by default in `tuning_logs/TARGET` of the checkout or of the user.
+
+        The user's own records come before those that are shipped.
+        """
+        folders = [log_dir] if log_dir else log_folders()
+        *shipped, own = [folder / target.name for folder in folders]
+        return cls(own, tuple(shipped))
+
+    @classmethod
+    def to_write(cls, target: Target, log_dir: Path | None = None) -> "TuningLog":
+        """The same, its folder made. Raises UserError where it cannot be written to."""
+        if log_dir is None:
+            written_log_folder()
+        log = cls.of(target, log_dir)
+        log.open_for_writing()
+        return log
 
     def open_for_writing(self) -> None:
         """Make the folder. Raises UserError where it cannot be written to."""
@@ -117,26 +72,38 @@ class TuningLog:
 
     def records(self) -> list[Record]:
         """All kept records; corrupt lines are named on stderr and skipped."""
-        return read_lines(self.folder / RECORDS, Record.from_json)[0]
+        return [record for record, _ in self.located_records()]
+
+    def located_records(self) -> list[tuple[Record, Path]]:
+        """The same, each with the file that it stands in."""
+        found: dict[object, tuple[Record, Path]] = {}
+        for folder in (*self.shipped, self.folder):
+            path = folder / RECORDS
+            lines = read_lines(path, Record.from_json)
+            found |= {line.value.key: (line.value, path) for line in lines if line.value}
+        return list(found.values())
 
     def keep(self, records: Iterable[Record]) -> None:
-        """Replace the records of the same layers and thread counts, in one step."""
+        """Replace the records of the same layers, thread counts and CPUs, in one step.
+
+        All other lines stay as they are. Raises UserError where that fails; then all do.
+        """
         path = self.folder / RECORDS
-        with FileLock(f"{path}.lock"):
-            old, corrupt = read_lines(path, Record.from_json)
-            kept = {(record.layer.name, record.threads): record for record in old}
-            kept |= {(record.layer.name, record.threads): record for record in records}
-            lines = [kept[key].to_json() for key in sorted(kept)]
-            replace_lines(path, [*lines, *corrupt])
+        with locked(path):
+            lines: list[Line[Record]] = read_lines(path, Record.from_json)
+            kept = {line.value.key: line.raw for line in lines if line.value}
+            kept |= {record.key: record.to_json().encode() for record in records}
+            corrupt = [line.raw for line in lines if line.value is None]
+            replace_lines(path, [*(kept[key] for key in sorted(kept)), *corrupt])
 
     def measurements(self) -> list[Measurement]:
         """Every measurement in the log; corrupt lines are named on stderr and skipped."""
-        return read_lines(self.folder / MEASUREMENTS, Measurement.from_json)[0]
+        lines = read_lines(self.folder / MEASUREMENTS, Measurement.from_json)
+        return [line.value for line in lines if line.value]
 
     def append(self, measurement: Measurement) -> None:
-        """Add one measurement at once."""
-        with FileLock(f"{self.folder / MEASUREMENTS}.lock"):
-            append_line(self.folder / MEASUREMENTS, measurement.to_json())
+        """Add one measurement at once. Raises UserError where that fails."""
+        append_line(self.folder / MEASUREMENTS, measurement.to_json())
 
 
 @dataclass(frozen=True)
@@ -149,12 +116,17 @@ class Decisions:
 
     target: Target
     tuned: Mapping[Layer, Schedule | None]
+    records: Mapping[Layer, Record] = field(default_factory=dict)  # where `tuned` comes from
+    cpu: str = ""  # whose records come first
 
     @classmethod
-    def load(cls, target: Target, threads: int, log_dir: Path | None = None) -> "Decisions":
-        """From the records for `threads`; those for one thread where there is none and they split.
+    def load(
+        cls, target: Target, threads: int, log_dir: Path | None = None, cpu: str | None = None
+    ) -> "Decisions":
+        """From the records of `cpu`, by default this host's, else from those of another CPU.
 
-        A strip as high as the image is good for one thread and leaves others nothing to do.
+        Of one CPU those for `threads` come first, then those for one thread where they split: a
+        strip as high as the image is good for one thread and leaves others nothing to do.
         Raises UserError for less than one thread, and where there is no folder `log_dir`.
         """
         if threads < 1:
@@ -162,14 +134,29 @@ class Decisions:
         if log_dir is not None and not log_dir.is_dir():
             raise UserError(f"{log_dir} is not a folder of tuning logs")
         log = TuningLog.of(target, log_dir)
-        records = [
-            record
-            for record in log.records()
-            if record.threads in (1, threads) and _fits(record, target, log)
-            if record.threads == threads or _busy_share(record, threads) >= _BUSY
-        ]
-        records.sort(key=lambda record: record.threads == threads)
-        return cls(target, {record.layer: record.schedule for record in records})
+        cpu = this_host().cpu if cpu is None else cpu
+
+        @cache
+        def space(layer: Layer) -> frozenset[Schedule]:
+            return frozenset(schedule_class(layer).space(layer, target))
+
+        def rank(found: tuple[Record, Path]) -> tuple[bool, bool, bool, str, float]:
+            """The higher the better. Times of two CPUs do not compare; the later record wins."""
+            record, _ = found
+            here = (record.cpu == cpu, not record.emulated, record.threads == threads)
+            return (*here, record.provenance.get("date", ""), -record.median_us)
+
+        chosen: dict[Layer, Record] = {}
+        for record, path in sorted(log.located_records(), key=rank):
+            if record.threads not in (1, threads):
+                continue
+            if record.threads != threads and _busy_share(record, threads) < _BUSY:
+                continue
+            if why := _unusable(record, target, space):
+                warn(f"{path}: the record of {record.layer.name} {why}")
+            else:
+                chosen[record.layer] = record
+        return cls(target, {layer: r.schedule for layer, r in chosen.items()}, chosen, cpu)
 
     def __call__(self, layer: Layer) -> Schedule | None:
         if layer in self.tuned:
@@ -187,8 +174,15 @@ class Decisions:
         return schedule
 
     def source(self, layer: Layer) -> str:
-        """`tuned` or `default`."""
-        return "tuned" if layer in self.tuned else "default"
+        """`tuned` on this CPU, `tuned elsewhere`, on another one or an emulated one, or `default`.
+
+        For a target that this host cannot run, all its records are from elsewhere.
+        """
+        if layer not in self.tuned:
+            return DEFAULT
+        record = self.records.get(layer)  # there is none for what a search tries
+        here = record is None or (record.cpu == self.cpu and not record.emulated)
+        return TUNED if here else TUNED_ELSEWHERE
 
 
 def _busy_share(record: Record, threads: int) -> float:
@@ -199,48 +193,18 @@ def _busy_share(record: Record, threads: int) -> float:
     return tasks / (threads * -(-tasks // threads))
 
 
-def _fits(record: Record, target: Target, log: TuningLog) -> bool:
-    """Whether the schedule is one that a search could have found; says so if not."""
-    if record.schedule is None:
-        return True
-    if record.schedule in schedule_class(record.layer).space(record.layer, target):
-        return True
-    print(
-        f"warning: {log.folder / RECORDS}: the record of {record.layer.name} is stale: "
-        f"{record.schedule} is outside today's search space; tune the layer again",
-        file=sys.stderr,
+def _unusable(
+    record: Record, target: Target, space: Callable[[Layer], frozenset[Schedule]]
+) -> str | None:
+    """Why no search of today could have found the record; None for a sound one."""
+    if not is_possible(record.layer.flops, record.median_us, target, record.threads):
+        return (
+            f"says {record.median_us:g} us, less than any CPU of {target.name} can take; tune the "
+            "layer again"
+        )
+    if record.schedule is None or record.schedule in space(record.layer):
+        return None
+    return (
+        f"is stale: {printable(record.schedule)} is outside today's search space; tune the layer "
+        "again"
     )
-    return False
-
-
-def _layer_and_schedule(table: dict[str, Any], keys: set[str]) -> tuple[Layer, Schedule | None]:
-    if table.keys() != keys:
-        raise UserError(f"keys {sorted(table)} are not {sorted(keys)}")
-    layer = Layer.parse(str(table["layer"]))
-    if table["schedule"] is None:
-        return layer, None
-    if not isinstance(table["schedule"], dict):
-        raise UserError("the schedule is not an object")
-    return layer, schedule_class(layer).from_json(table["schedule"])
-
-
-def _number(table: dict[str, Any], key: str, kind: type) -> Any:
-    """A time or error (float, 0 or more) or a count (int, 1 or more)."""
-    value = table[key]
-    if kind is int and not (type(value) is int and value >= 1):
-        raise UserError(f"{key} = {value!r} is not a count")
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < inf:
-        raise UserError(f"{key} = {value!r} is not a number of 0 or more")
-    return kind(value)
-
-
-def _samples(values: Any) -> tuple[float, ...]:
-    if not isinstance(values, list):
-        raise UserError(f"samples_us = {values!r} is not a list")
-    return tuple(_number({"samples_us": value}, "samples_us", float) for value in values)
-
-
-def _provenance(table: Any) -> dict[str, str]:
-    if not isinstance(table, dict) or not all(isinstance(text, str) for text in table.values()):
-        raise UserError(f"provenance = {table!r} is not an object of strings")
-    return table

@@ -2,20 +2,24 @@
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from math import prod
 
 import numpy as np
 
 from mnv2_tvm.kernels import Schedule
 from mnv2_tvm.layer import Layer
+from mnv2_tvm.model import Architecture
 from mnv2_tvm.search.layers import LayerSearch
 from mnv2_tvm.search.records import Decisions
+from mnv2_tvm.target import Target
 
 _VARIANTS = 6  # with the near-best of every layer
 _FUSED = 6  # with the near-best of every block
 _NEAR = 1.15  # of the best time alone
 
 Choice = dict[Layer, Schedule | None]  # None: a block is done layer by layer
+Network = tuple[Target, Architecture, int, int]  # and seed, threads
 Samples = dict[Layer, list[float]]  # microseconds, one for each run; repeats of a layer averaged
 
 
@@ -48,6 +52,17 @@ def variants(
     return result
 
 
+def likely_first(wanted: Sequence[Choice], blocks: Collection[Layer]) -> list[int]:
+    """The numbers of the variants, those first that are likely to be kept.
+
+    Without a variant that has a block fused nothing is known of it, so these take turns with those
+    that have none.
+    """
+    fused = [any(choice.get(block) is not None for block in blocks) for choice in wanted]
+    each = [[n for n, one in enumerate(fused) if one == kind] for kind in (False, True)]
+    return [n for turn in zip_longest(*each) for n in turn if n is not None]
+
+
 def _ranked(searches: Sequence[LayerSearch], base: Decisions, count: int) -> list[Choice]:
     near: dict[Layer, list[Schedule | None]] = {}
     for search in searches:
@@ -69,7 +84,8 @@ def choose(
 ) -> dict[Layer, Kept]:
     """What was fastest inside the network; a block against the sum of its layers.
 
-    The blocks in `fused` keep their fastest kernel even where their layers are faster.
+    The blocks in `fused` keep their fastest kernel even where their layers are faster. What no
+    variant had has no choice.
     """
     layers = {layer for _, samples in profiled for layer in samples}
     best = {layer: _fastest(layer, profiled) for layer in layers}
@@ -77,13 +93,13 @@ def choose(
     for search in searches:
         layer = search.layer
         kept = best.get(layer)
-        if layer.parts != (layer,):
-            parts = [best[part] for part in layer.parts]
-            low, middle, high = (sum(p.samples_us[i] for p in parts) for i in range(3))
-            if kept is None or (kept.samples_us[1] > middle and layer not in fused):
+        apart = [best[part] for part in layer.parts if part in best]
+        if kept and len(apart) == len(layer.parts) > 1 and layer not in fused:
+            low, middle, high = (sum(p.samples_us[i] for p in apart) for i in range(3))
+            if kept.samples_us[1] > middle:
                 kept = Kept(None, (round(low, 3), round(middle, 3), round(high, 3)))
-        assert kept is not None
-        chosen[layer] = kept
+        if kept:
+            chosen[layer] = kept
     return chosen
 
 

@@ -11,9 +11,13 @@ from pathlib import Path
 
 from mnv2_tvm.device.failure import DeviceError, Kind
 from mnv2_tvm.errors import UserError
-from mnv2_tvm.via.transport import Outcome, quoted_sh, run_command
+from mnv2_tvm.untrusted import printable
+from mnv2_tvm.via.transport import MOST_BYTES, Outcome, quoted_sh, run_command
 
-_SERIAL = re.compile(r"[\w.:\[][\w.:\[\]-]*", re.ASCII)
+# A phone found over the air is called `adb-SERIAL-abc (2)._adb-tls-connect._tcp`. No serial number
+# starts with `-`: adb would take it for an option.
+_SERIAL = re.compile(r"[\w.:\[]([\w.:\[\]()#+@ -]{0,126}[\w.:\])])?", re.ASCII)
+_HEADING = "List of devices attached"
 _LOST = re.compile(
     r"^(adb|error|adb: error): (closed|no devices|device\b|protocol fault|connect failed).*", re.M
 )
@@ -35,36 +39,40 @@ class Adb:
 
     def __init__(self, serial: str | None) -> None:
         if serial is not None and not _SERIAL.fullmatch(serial):
-            raise UserError(f"'{serial}' is no serial number of adb; see adb devices")
+            words = f"'{printable(serial)}' is no serial number of adb; see adb devices"
+            raise UserError(words)
         self.name = f"adb:{serial}" if serial else "adb"
         self._serial = serial
         self._found = False
 
-    def shell(self, script: str, seconds: float, doing: str) -> Outcome:
+    def shell(
+        self, script: str, seconds: float, doing: str, most_bytes: int = MOST_BYTES
+    ) -> Outcome:
         """Run a script there. Raises DeviceError of kind link or timeout."""
-        return self._run(["shell", quoted_sh(script)], seconds, doing)
+        return self._run(["shell", quoted_sh(script)], seconds, doing, most_bytes)
 
     def push(self, local: Path, remote: str, seconds: float) -> Outcome:
         """Copy a file there."""
         return self._run(["push", str(local), remote], seconds, f"taking {local.name}")
 
-    def _run(self, words: list[str], seconds: float, doing: str) -> Outcome:
+    def _run(
+        self, words: list[str], seconds: float, doing: str, most_bytes: int = MOST_BYTES
+    ) -> Outcome:
         if not self._found:
             self._serial, self._found = self._choose(), True
         assert self._serial is not None
-        done = self._adb(["-s", self._serial, *words], seconds, doing)
+        done = self._adb(["-s", self._serial, *words], seconds, doing, most_bytes)
         if done.code and (lost := _LOST.search(done.stderr)):
-            what = f"{self.name} is lost while {doing}: {lost[0]}; see adb devices"
+            what = f"{self.name} is lost while {doing}: {printable(lost[0])}; see adb devices"
             raise DeviceError(Kind.LINK, what, self.name)
         return done
 
     def _choose(self) -> str:
         """The serial number of the device that is meant. Raises DeviceError unless it is ready."""
-        done = self._adb(["devices"], _LIST_S, "listing its devices")
+        done = self._adb(["devices"], _LIST_S, "listing its devices", MOST_BYTES)
         if done.code:
             raise DeviceError(Kind.LINK, f"adb devices failed: {done.words}; adb kill-server")
-        rows = [line.split(maxsplit=1) for line in done.stdout.splitlines()[1:]]
-        states = {row[0]: row[1].strip() for row in rows if len(row) == 2 and row[0] != "*"}
+        states = _states(done.stdout)
         there = ", ".join(f"{serial} ({state})" for serial, state in states.items())
         if not states:
             raise DeviceError(
@@ -86,5 +94,15 @@ class Adb:
             raise DeviceError(Kind.LINK, f"the device {serial} is '{state}'; {remedy}", self.name)
         return serial
 
-    def _adb(self, words: list[str], seconds: float, doing: str) -> Outcome:
-        return run_command(["adb", *words], self.name, seconds, doing, _INSTALL, None)
+    def _adb(self, words: list[str], seconds: float, doing: str, most_bytes: int) -> Outcome:
+        return run_command(["adb", *words], self.name, seconds, doing, _INSTALL, None, most_bytes)
+
+
+def _states(listing: str) -> dict[str, str]:
+    """The state of each device that `adb devices` lists, by its serial number.
+
+    Before and between its lines adb may tell of its server: that it starts one, or ends one of
+    another version. Only the line of a device has a tab.
+    """
+    rows = (line.strip().partition("\t") for line in listing.partition(_HEADING)[2].split("\n"))
+    return {printable(name): printable(state.strip()) for name, tab, state in rows if tab and name}

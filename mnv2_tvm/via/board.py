@@ -1,5 +1,6 @@
 """A device as the search's board: measures candidates and whole networks by programs."""
 
+import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,18 +14,19 @@ from mnv2_tvm.device.failure import DeviceError, Failure, Kind
 from mnv2_tvm.device.session import patience_s
 from mnv2_tvm.layer import Layer
 from mnv2_tvm.network import SourceNetwork
-from mnv2_tvm.search.candidate import MAX_RUNS, Timing
-from mnv2_tvm.search.farm import Job, Result
-from mnv2_tvm.search.in_network import Network
+from mnv2_tvm.peak import least_us
+from mnv2_tvm.search.candidate import MAX_RUNS, Result, Timing
+from mnv2_tvm.search.farm import Job
+from mnv2_tvm.search.machine import board_cpu
 from mnv2_tvm.search.progress import Progress
 from mnv2_tvm.search.records import Decisions
-from mnv2_tvm.search.variants import Choice, Samples
-from mnv2_tvm.target import Target
+from mnv2_tvm.search.turns import in_turn
+from mnv2_tvm.search.variants import Choice, Network, Samples
 from mnv2_tvm.via.candidates import build_candidate_object, read_results, write_candidates_program
 from mnv2_tvm.via.device import Device
 from mnv2_tvm.via.network_program import NetworkProgram
 
-_ROUNDS, _RUNS = 6, 24  # each round runs every program once, with so many runs
+_ROUNDS, _RUNS = 6, 24  # each round runs every program once, with so many runs if there is time
 _AGAIN = (Kind.LINK, Kind.TIMEOUT, Kind.UPLOAD)  # worth a second try: the device may be back
 
 T = TypeVar("T")
@@ -32,8 +34,7 @@ T = TypeVar("T")
 
 def build_variant_program(schedules: Choice, network: Network, folder: Path) -> Path:
     """A worker's job, as `build_variant` is: a program and its manifest in `folder`."""
-    target_name, architecture, seed, threads = network
-    target = Target.load(target_name)
+    target, architecture, seed, threads = network
     source = SourceNetwork.make(architecture, None, seed)
     decisions = Decisions(target, schedules)
     manifest = build_program(
@@ -69,7 +70,7 @@ class ProgramBoard:
         done = self.device.run(remote, ["--each", str(each_s)], count * each_s)
         if done.code:
             raise DeviceError(Kind.ERROR, f"{self.device.name} says: {done.words}")
-        return read_results(done.stdout, count)
+        return read_results(done.stdout, count, least_us(layer.flops, self.device.target))
 
     def _result(self, values: dict[str, float] | None) -> Result:
         if values is None:
@@ -81,28 +82,33 @@ class ProgramBoard:
             median_us=values.get("median_us"),
             max_error=values["relative_error"],
             board=self.device.name,
+            cpu=board_cpu(self.device.info),
             emulated=bool(self.device.info["emulated"]),
         )
 
-    def profile(self, folders: list[Path]) -> list[Samples]:
+    def profile(self, folders: list[Path], seconds: float) -> list[Samples]:
         """Run what `build_variant_program` wrote in turn; the times of each layer of each."""
-        return [_by_layer(*one) for one in self._with_second_try(lambda: self._turns(folders))]
+        runs = self._with_second_try(lambda: self._turns(folders, seconds))
+        return [_by_layer(*one) for one in runs]
 
-    def time(self, folders: list[Path]) -> list[float]:
+    def time(self, folders: list[Path], seconds: float) -> list[float]:
         """Median milliseconds of a whole run of each program, in turn."""
-        runs = self._with_second_try(lambda: self._turns(folders))
+        runs = self._with_second_try(lambda: self._turns(folders, seconds))
         return [float(np.median(layers_us.sum(axis=1))) / 1e3 for _, layers_us in runs]
 
-    def _turns(self, folders: list[Path]) -> list[tuple[Manifest, np.ndarray]]:
+    def _turns(self, folders: list[Path], seconds: float) -> list[tuple[Manifest, np.ndarray]]:
         """Manifest of each program and its layers' microseconds [run, layer]."""
+        start = time.monotonic()
         programs = [
             NetworkProgram(self.device, _program(folder), Manifest.read(folder))
             for folder in folders
         ]
-        rounds = [[program.profile(_RUNS) for program in programs] for _ in range(_ROUNDS)]
+        left_s = seconds - (time.monotonic() - start)
+        profiles = [program.profile for program in programs]
+        rounds = in_turn(profiles, left_s, rounds=_ROUNDS, runs=_RUNS)
         for program in programs:
             program.remove()
-        layers_us = [np.concatenate(parts) for parts in zip(*rounds, strict=True)]
+        layers_us = [np.concatenate(parts) for parts in rounds]
         return [(one.manifest, us) for one, us in zip(programs, layers_us, strict=True)]
 
     def _with_second_try(self, measure: Callable[[], T]) -> T:

@@ -1,30 +1,36 @@
 """One program with the candidates of a layer: their kernels, their operands, torch's answer."""
 
-import json
+import math
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Annotated
 
+import msgspec
 import numpy as np
 import tvm
+from msgspec import UNSET, Meta, UnsetType
 
 from mnv2_tvm.deploy.elf import check_program
 from mnv2_tvm.deploy.link import link_program, write_object
 from mnv2_tvm.deploy.program import SOURCES, program_flags
+from mnv2_tvm.errors import UserError
 from mnv2_tvm.files import scratch_folder
 from mnv2_tvm.kernels import Schedule
 from mnv2_tvm.layer import Layer
 from mnv2_tvm.passes.lower_kernels import lower_kernels
 from mnv2_tvm.search.problem import TOLERANCE, problem
 from mnv2_tvm.target import Target
+from mnv2_tvm.untrusted import decode_json
 
 _ALIGNMENT = 64
 
 Candidate = tuple[Schedule, Path]  # and its object
 
 
-def build_candidate_object(layer: Layer, schedule: Schedule, target_name: str, path: Path) -> Path:
+def build_candidate_object(layer: Layer, schedule: Schedule, target: Target, path: Path) -> Path:
     """A worker's job: write the object of a candidate's kernel, named after the file."""
-    target, built = Target.load(target_name), path.with_suffix(".o")
+    built = path.with_suffix(".o")
     kernels = tvm.IRModule({_symbol(built): schedule.emit(layer, target)})
     write_object(lower_kernels(kernels, target), target, built)
     return built
@@ -56,7 +62,7 @@ def write_candidates_program(
         scratch = Path(scratch_name)
         (scratch / "data.bin").write_bytes(data.blob)
         lines = [
-            f'EMBED(data, "{scratch / "data.bin"}");',
+            'EMBED(data, "data.bin");',
             "static const float *at(size_t offset) { return (const float *)(data + offset); }",
             *kernels,
             *calls,
@@ -70,21 +76,48 @@ def write_candidates_program(
         ]
         (scratch / "candidates_data.h").write_text("\n".join(lines) + "\n", encoding="utf-8")
         inputs = [SOURCES / "candidates_program.c", *(built for _, built in candidates)]
-        link_program(inputs, target, path, f"-I{scratch}", *program_flags(target, TOLERANCE))
+        program = scratch / "mnv2_candidates"
+        link_program(inputs, target, program, *program_flags(target, TOLERANCE))
+        shutil.copy(program, path)
     check_program(path, target)
 
 
-def read_results(text: str, count: int) -> dict[int, dict[str, float]]:
-    """What the program printed, by the candidate's number: its lines that are whole and sound."""
+class _Result(msgspec.Struct, forbid_unknown_fields=True):
+    """A line of the program: a signal, or the error, and a time where that is small."""
+
+    candidate: Annotated[int, Meta(ge=0)]
+    relative_error: Annotated[float, Meta(ge=0)] | UnsetType | None = UNSET  # null: no number
+    median_us: Annotated[float, Meta(gt=0, le=1e9)] | None = None
+    signal: Annotated[int, Meta(ge=1, le=64)] | None = None
+
+    def values(self) -> dict[str, float]:
+        """Those that mean something together; empty where nothing does."""
+        if self.signal is not None:
+            return {"signal": self.signal}
+        if self.relative_error is UNSET:
+            return {}
+        error = math.inf if self.relative_error is None else self.relative_error
+        if self.median_us is None or error > TOLERANCE:
+            return {"relative_error": error}
+        return {"relative_error": error, "median_us": self.median_us}
+
+
+def read_results(text: str, count: int, least_us: float = 0) -> dict[int, dict[str, float]]:
+    """What the program printed, by the candidate's number: its lines that are whole and sound.
+
+    A time below `least_us` is of a machine that does not exist, and its line is none.
+    """
     found = {}
-    for line in text.splitlines():
+    for line in text.split("\n"):
+        if not line.startswith('{"candidate": '):
+            continue  # a login shell's words
         try:
-            table = json.loads(line)
-            number, values = table.pop("candidate"), {k: float(v) for k, v in table.items()}
-        except (ValueError, KeyError, TypeError, AttributeError):
-            continue  # a login shell's words, or a line that was cut off
-        if number in range(count) and values.keys() & {"relative_error", "signal"}:
-            found[number] = values
+            result = decode_json(line, _Result, "a device")
+        except UserError:
+            continue  # cut off, or nothing that our program prints
+        sound = result.candidate < count and (result.median_us or math.inf) >= least_us
+        if sound and (values := result.values()):
+            found[result.candidate] = values
     return found
 
 

@@ -1,6 +1,5 @@
 """One device for the time of a measurement: a private folder there, and programs in it."""
 
-import re
 import shlex
 import signal
 from collections.abc import Sequence
@@ -13,10 +12,12 @@ from mnv2_tvm.device.failure import DeviceError, Kind
 from mnv2_tvm.device.session import patience_s
 from mnv2_tvm.errors import UserError
 from mnv2_tvm.target import Target
+from mnv2_tvm.untrusted import printable
 from mnv2_tvm.via.adb import Adb
+from mnv2_tvm.via.folder import keep_script, make_script, read_made
 from mnv2_tvm.via.ssh import Ssh
 from mnv2_tvm.via.told import SCRIPT, read_told
-from mnv2_tvm.via.transport import Outcome, Transport
+from mnv2_tvm.via.transport import MOST_BYTES, Outcome, Transport
 
 _SHELL_S = 30.0  # for a small command: a connection of ssh takes at most 10 s of it
 _GRACE_S = 15.0  # a program ends itself at its deadline; this host waits so much longer
@@ -33,7 +34,7 @@ def parse_via(text: str) -> Transport:
         return Ssh(rest)
     if kind == "adb" and bool(colon) == bool(rest):
         return Adb(rest or None)
-    raise UserError(f"--via takes ssh:HOST, adb or adb:SERIAL, not '{text}'")
+    raise UserError(f"--via takes ssh:HOST, adb or adb:SERIAL, not '{printable(text)}'")
 
 
 def check_options(via: str | None, runner: str | None, tracker: object) -> None:
@@ -78,16 +79,20 @@ class Device:
         self._make_folder()
 
     def _make_folder(self) -> None:
-        done = self._shell(f"mktemp -d {self._via.folder}", "making a folder")
-        # A login shell may say something before.
-        folder = re.search(r"^(/.*/mnv2-\w{6})\s*\Z", done.stdout, re.MULTILINE)
+        done = self._shell(make_script(self._via.folder), "making a folder")
+        folder, left = read_made(done.stdout)
         if done.code or not folder:
             raise self._error(Kind.UPLOAD, f"cannot make a folder: {done.words}")
-        self._folder = folder[1]
+        self._folder = folder
+        if left:
+            self._remove(left, "removing what killed processes left")
 
     def _remove_folder(self) -> None:
-        with suppress(DeviceError):  # what went wrong before says more
-            self._shell(f"rm -rf {shlex.quote(self._folder)}", "removing the folder")
+        self._remove([self._folder], "removing the folder")
+
+    def _remove(self, folders: Sequence[str], doing: str) -> None:
+        with suppress(DeviceError):  # what went wrong before says more, and the next run removes it
+            self._shell(f"rm -rf {shlex.join(folders)}", doing)
 
     def ask(self) -> dict[str, Any]:
         """What it tells of itself now: machine, CPU, features, clock, temperature, `emulated`."""
@@ -123,7 +128,8 @@ class Device:
         size = program.stat().st_size
         done = self._via.push(program, shlex.quote(remote), patience_s(moved_bytes=size))
         if not done.code:
-            words = f"chmod 700 {shlex.quote(remote)} && wc -c <{shlex.quote(remote)}"
+            words = f"{keep_script(self._folder)}; "
+            words += f"chmod 700 {shlex.quote(remote)} && wc -c <{shlex.quote(remote)}"
             done = self._shell(words, f"taking {program.name}")
         if done.code:
             raise self._error(Kind.UPLOAD, f"did not take {program.name}: {done.words}")
@@ -136,7 +142,9 @@ class Device:
         """Remove a program that `upload` brought there."""
         self._shell(f"rm -f {shlex.quote(remote)}", "removing a program")
 
-    def run(self, remote: str, arguments: Sequence[str], seconds: float) -> Outcome:
+    def run(
+        self, remote: str, arguments: Sequence[str], seconds: float, most_bytes: int = MOST_BYTES
+    ) -> Outcome:
         """Run a program with `--deadline SECONDS`, at which it ends itself.
 
         Raises DeviceError of kind upload where it cannot be started, crash where a signal ended
@@ -145,7 +153,7 @@ class Device:
         late = max(1, round(seconds))
         command = [*self._runner, remote, "--deadline", str(late), *arguments]
         doing = f"running {Path(remote).name}"
-        done = self._via.shell(shlex.join(command), late + _GRACE_S, doing)
+        done = self._via.shell(shlex.join(command), late + _GRACE_S, doing, most_bytes)
         if done.code in (_NOT_EXECUTABLE, _NOT_FOUND):
             remedy = f"start {shlex.join(self._runner)}" if self._runner else "run programs"
             words = f"cannot {remedy} in {self._folder}: {done.words}"

@@ -20,7 +20,7 @@ from contextlib import suppress
 from typing import NoReturn
 
 from .listen import listen
-from .words import ending, is_loopback, open_port_warning, say
+from .words import ending, is_loopback, open_port_warning, parse_address, say
 
 _STEADY_S = 60  # a server that lived so long starts again without a pause
 _PR_SET_PDEATHSIG = 1
@@ -116,10 +116,16 @@ def _run_listener(options: argparse.Namespace, scratch: str) -> NoReturn:
 
 
 def _address(text: str) -> "tuple[str, int]":
-    host, _, port = text.rpartition(":")
-    if not host or not port.isdigit():
-        raise argparse.ArgumentTypeError(f"'{text}' is not HOST:PORT")
-    return host, int(port)
+    try:
+        return parse_address(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not HOST:PORT") from None
+
+
+def _port(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or len(text) > 5 or int(text) > 65535:
+        raise argparse.ArgumentTypeError(f"{text!r} is no port, 0 to 65535")
+    return int(text)
 
 
 def main(arguments: "list[str] | None" = None) -> int:
@@ -130,7 +136,7 @@ def main(arguments: "list[str] | None" = None) -> int:
     where.add_argument("--proxy", type=_address, metavar="HOST:PORT", help="a TVM RPC proxy")
     parser.add_argument("--key", required=True, help="the name of the target")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on")
-    parser.add_argument("--port", type=int, default=0, help="port to listen on; 0: any free one")
+    parser.add_argument("--port", type=_port, default=0, help="port to listen on; 0: any free one")
     parser.add_argument("--address", help="address that the tracker gives to clients")
     parser.add_argument("--emulated", action="store_true", help="not real hardware: say so")
     parser.add_argument("--with-parent", type=int, default=0, metavar="PID", help="end with it")
@@ -142,6 +148,9 @@ def main(arguments: "list[str] | None" = None) -> int:
             "the tracker is on another machine, but this server would listen on 127.0.0.1 only: "
             "add --host 0.0.0.0 in a network that you trust, or tunnel with ssh as README.txt shows"
         )
+    if options.tracker and is_loopback(options.host):
+        # A tracker on ::1 would give out that address, and the server listens on 127.0.0.1.
+        options.address = options.address or options.host
     return supervise(options)
 
 

@@ -1,13 +1,16 @@
 #!/bin/sh
 # Install TVM's RPC server beside this script and start it: a @TARGET@ board for a tracker.
-set -eu
+set -euf
 usage() {
     cat <<'END'
-usage: ./install.sh --tracker HOST:PORT [--boot] [--host ADDRESS] [--port PORT] [--address ADDRESS]
-       ./install.sh --proxy HOST:PORT [--boot]
+usage: ./install.sh --tracker HOST:PORT [--boot [--user NAME]] [--host ADDRESS] [--port PORT]
+                    [--address ADDRESS]
+       ./install.sh --proxy HOST:PORT [--boot [--user NAME]]
   --tracker  where to register, as @TARGET@
   --proxy    the proxy instead, for a board that cannot be reached: behind NAT
   --boot     start now and at every boot (systemd), instead of here until Ctrl-C
+  --user     with --boot: the user whom the server runs as, by default the one who runs this;
+             never root: whoever reaches the server runs any code as this user
   --host     address to listen on; by default 127.0.0.1, which ssh tunnels reach; 0.0.0.0 opens
              the board to its whole network: whoever reaches it runs any code
   --port     port to listen on, by default @BOARD_PORT@
@@ -19,7 +22,7 @@ fail() {
     exit 1
 }
 here=$(cd "$(dirname "$0")" && pwd)
-boot= where= host=127.0.0.1 port=@BOARD_PORT@ address=
+boot= user= where= host=127.0.0.1 port=@BOARD_PORT@ address=
 while [ $# -gt 0 ]; do
     case $1 in
         --boot) boot=yes; shift; continue ;;
@@ -27,10 +30,11 @@ while [ $# -gt 0 ]; do
     esac
     [ $# -ge 2 ] || { usage >&2; exit 2; }
     case $2 in
-        *[!A-Za-z0-9.:_-]*) fail "$1 '$2' is no address and no port" ;;
+        *[!][A-Za-z0-9.:_-]*) fail "$1 '$2' is no address and no port" ;;
     esac
     case $1 in
         --tracker | --proxy) where="$1 $2" ;;
+        --user) user=$2 ;;
         --host) host=$2 ;;
         --port) port=$2 ;;
         --address) address="--address $2" ;;
@@ -39,6 +43,14 @@ while [ $# -gt 0 ]; do
     shift 2
 done
 [ -n "$where" ] || { usage >&2; exit 2; }
+if [ -n "$boot" ]; then
+    user=${user:-$(id -un)}
+    id "$user" >/dev/null 2>&1 || fail "there is no user $user"
+    [ "$(id -u "$user")" != 0 ] || fail "the server must not run as root, for whoever reaches it" \
+        "runs any code: give an ordinary user with --user NAME"
+elif [ -n "$user" ]; then
+    fail "--user goes with --boot; without it the server runs as who starts it"
+fi
 
 machine=$(uname -m)
 [ "$machine" = @MACHINE@ ] || fail "this kit is for @MACHINE@ and this board is $machine;" \
@@ -61,14 +73,16 @@ command -v systemctl >/dev/null || fail "--boot needs systemd; without it, start
     "cd $here && venv/bin/python -m board.serve $options"
 sudo=
 [ "$(id -u)" = 0 ] || sudo=sudo
-cat >"$here/mnv2-board.service" <<END
+# The unit is root's: who could write it would be root at the next boot.
+$sudo install -m 644 /dev/stdin /etc/systemd/system/mnv2-board.service <<END
 [Unit]
 Description=TVM RPC server, @TARGET@
 Wants=network-online.target
 After=network-online.target
 
 [Service]
-User=$(id -un)
+User=$user
+NoNewPrivileges=yes
 WorkingDirectory=$here
 ExecStart="$here/venv/bin/python" -m board.serve $options
 Restart=always
@@ -77,6 +91,7 @@ RestartSec=5
 [Install]
 WantedBy=multi-user.target
 END
-$sudo systemctl enable --now "$here/mnv2-board.service"
+$sudo systemctl daemon-reload
+$sudo systemctl enable mnv2-board.service
 $sudo systemctl restart mnv2-board.service
 echo "started, now and at every boot; its log: journalctl -u mnv2-board -f"

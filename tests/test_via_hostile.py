@@ -1,0 +1,203 @@
+"""A device that lies, floods or drips: one sentence each, in bounded time and memory."""
+
+import json
+import time
+from pathlib import Path
+
+import pytest
+from conftest import Built
+
+from mnv2_tvm.device.failure import DeviceError, Kind
+from mnv2_tvm.errors import UserError
+from mnv2_tvm.host import cpuinfo_fields
+from mnv2_tvm.layer import Layer
+from mnv2_tvm.peak import above_peak, least_us
+from mnv2_tvm.target import Target
+from mnv2_tvm.via.candidates import read_results
+from mnv2_tvm.via.device import Device, parse_via
+from mnv2_tvm.via.report import Report
+from mnv2_tvm.via.ssh import Ssh
+from mnv2_tvm.via.told import read_told
+
+HUGE = "1" + 400 * "0"
+DEEP = 100_000 * "["
+BAD_NUMBERS = ["-1", "0", "NaN", "Infinity", "-Infinity", HUGE, '"3"', "true", "{}", DEEP]
+
+
+def write_ssh(script: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An `ssh` of which the script is all there is."""
+    (folder / "ssh").write_text(f"#!/bin/sh\n{script}\n")
+    (folder / "ssh").chmod(0o700)
+    monkeypatch.setenv("PATH", str(folder), prepend=":")
+
+
+@pytest.mark.parametrize(
+    ("script", "kind"),
+    [
+        ("exec yes", Kind.ERROR),
+        ("exec yes >&2", Kind.ERROR),
+        ("while echo y; do sleep 0.1; done", Kind.TIMEOUT),
+        ("exec >&- 2>&-; exec sleep 60", Kind.TIMEOUT),
+    ],
+    ids=["floods", "floods stderr", "drips", "never ends"],
+)
+def test_a_connection_without_an_end(
+    script: str, kind: Kind, here: Target, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_ssh(script, tmp_path, monkeypatch)
+    monkeypatch.setattr("mnv2_tvm.via.device._SHELL_S", 1.0 if kind is Kind.TIMEOUT else 60.0)
+    start = time.monotonic()
+    with (
+        pytest.raises(DeviceError, match=r"ssh:board .* while telling about itself") as caught,
+        Device(parse_via("ssh:board"), here),
+    ):
+        pass
+    assert caught.value.kind is kind
+    assert time.monotonic() - start < 10
+
+
+def test_a_shared_connection_may_outlive_the_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With ControlPersist ssh leaves a process behind that holds its stderr."""
+    write_ssh("sleep 30 & echo done; exit 0", tmp_path, monkeypatch)
+    start = time.monotonic()
+    assert Ssh("board").shell("true", 20, "waiting").stdout == "done\n"
+    assert time.monotonic() - start < 10
+
+
+def test_what_it_says_cannot_steer_a_terminal(
+    here: Target, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_ssh(r"printf '\033]52;c;aGk=\007\033[2J gone\n' >&2; exit 1", tmp_path, monkeypatch)
+    with (
+        pytest.raises(DeviceError, match="gone") as caught,
+        Device(parse_via("ssh:board"), here),
+    ):
+        pass
+    assert str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize("line", ["a" + 10**6 * " " + "!", 10**6 * "a ", 10**6 * ":"])
+def test_cpuinfo_is_read_in_one_look(line: str) -> None:
+    """A regular expression took minutes for 100 kB of it."""
+    start = time.monotonic()
+    cpuinfo_fields(f"model : x\n{line}\nflags : fma\n")
+    read_told(f"=== cpuinfo\n{line}\n=== {line}\n", Target.load("rasp4").host)
+    assert time.monotonic() - start < 5
+
+
+def test_what_it_tells_is_possible_or_left_out() -> None:
+    text = f"=== machine\naarch64\x1b[2J\n=== cores\n{5000 * '9'}\n=== clock\n-{HUGE}\n"
+    text += "=== temperature\n٣٤\n=== product\n\x1b]0;mine\x07Phone\n"
+    text += "=== cpuinfo\nFeatures : fp \x1b[31m asimd [/bold]\n"
+    told = read_told(text, Target.load("rasp4").host)
+    assert told["cores"] is told["clock_mhz"] is told["temperature_c"] is None
+    assert str(told["machine"]).isprintable() and str(told["cpu"]).isprintable()
+    assert told["features"] == ["asimd", "fp"]
+
+
+@pytest.mark.parametrize("value", [*BAD_NUMBERS, "null"])
+def test_a_time_of_a_candidate_that_cannot_be(value: str) -> None:
+    """`null` is what the program prints for an error that is no number: wrong, and not timed."""
+    good = '{"candidate": 1, "relative_error": 1e-06, "median_us": 3}'
+    bad = f'{{"candidate": 0, "relative_error": 0, "median_us": {value}}}'
+    found = read_results(f"{bad}\n{good}", 2)
+    assert found.pop(1) == {"relative_error": 1e-6, "median_us": 3}
+    assert found == ({0: {"relative_error": 0}} if value == "null" else {})
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        *(f'{{"candidate": 0, "signal": {value}}}' for value in (*BAD_NUMBERS, "65", "1.5")),
+        *(f'{{"candidate": {value}, "signal": 9}}' for value in (*BAD_NUMBERS[2:], "-1", "7")),
+        '{"candidate": 0}',
+        '{"candidate": 0, "median_us": 3}',
+        '{"candidate": 0, "relative_error": -1, "median_us": 3}',
+        '{"candidate": 0, "signal": 9, "note": "x"}',
+        '{"candidate": 0, "relative_error": 0, "median_us": 1e-9}',
+    ],
+)
+def test_a_line_of_a_candidate_that_means_nothing(line: str) -> None:
+    assert read_results(line, 5, least_us=1e-3) == {}
+
+
+def test_wrong_numbers_have_no_time() -> None:
+    line = '{"candidate": 0, "relative_error": 0.5, "median_us": 3}'
+    assert read_results(line, 1) == {0: {"relative_error": 0.5}}
+    assert read_results('{"candidate": 0, "relative_error": null}', 1) == {
+        0: {"relative_error": float("inf")}
+    }
+
+
+def test_no_machine_is_as_fast() -> None:
+    """The bound is below what the fastest CPU takes, with room to spare, and above nonsense."""
+    target = Target.load("x86-avx512")
+    layer = Layer.parse("f32-pwconv-14x14x384-64-linear")
+    peak_us = layer.flops / (2 * 2 * 16 * 6e3)  # at 6 GHz
+    assert 1e-3 * peak_us < least_us(layer.flops, target) < peak_us / 10
+    assert above_peak(101, 100) and not above_peak(99, 100)
+
+
+def report(manifest_layers: tuple[dict[str, object], ...], **changed: str) -> str:
+    """What the program prints, with some of the values replaced by JSON of any kind."""
+    layers = [{"name": layer["name"], "samples_us": [1.0, 2.0]} for layer in manifest_layers]
+    values = {"program": '"x"', "threads": "1", "peak_rss_bytes": "5e6", "rss_growth_bytes": "4e6"}
+    values |= {"relative_error": "1e-6", "peak_gflop_per_s": "50", "times_ms": "[1, 2]"}
+    values |= {"layers": json.dumps(layers)} | changed
+    return "{" + ", ".join(f'"{key}": {value}' for key, value in values.items()) + "}"
+
+
+@pytest.mark.parametrize("key", ["threads", "relative_error", "peak_gflop_per_s", "times_ms"])
+@pytest.mark.parametrize("value", BAD_NUMBERS)
+def test_a_report_with_a_value_that_cannot_be(key: str, value: str, tiny: Built) -> None:
+    layers = tiny.manifest.layers
+    assert Report.read(report(layers), tiny.manifest, "board").times_ms == [1, 2]
+    if (key, value) == ("relative_error", "0"):
+        return
+    text = report(layers, **{key: f"[1, {value}]" if key == "times_ms" else value})
+    with pytest.raises(DeviceError, match="board printed no report of mnv2_bench") as caught:
+        Report.read(text, tiny.manifest, "board")
+    assert str(caught.value).isprintable() and len(str(caught.value)) < 400
+
+
+@pytest.mark.parametrize(
+    ("text", "host", "port"),
+    [
+        ("me@board:2222", "me@board", "2222"),
+        ("ssh://me@board:2222", "me@board", "2222"),
+        ("ssh://board/", "board", None),
+        ("[::1]:2222", "::1", "2222"),
+        ("me@[fe80::1%eth0]:22", "me@fe80::1%eth0", "22"),
+        ("ssh://[::1]", "::1", None),
+        ("::1", "::1", None),
+        ("fe80::1%eth0", "fe80::1%eth0", None),
+    ],
+)
+def test_addresses_as_people_write_them(text: str, host: str, port: str | None) -> None:
+    way = parse_via(text if text.startswith("ssh://") else f"ssh:{text}")
+    assert isinstance(way, Ssh)
+    assert (way.host, way._port) == (host, ["-p", port] if port else [])
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *(
+            "board:0",
+            "board:65536",
+            f"board:{5000 * '1'}",
+            "board:",
+            "board:\uff12\uff12",
+            "a:b",
+            "x:1:2",
+        ),
+        *("[::1", "[board]:22", "::1:99999", "[-oX]:22", "me@[::1%$(id)]", "[::1]x", "a\x1b[2J"),
+        *("board:-22", "[fe80::1% -oX]:22", 300 * "a", 10**5 * ":", "me@@board", "board/../x"),
+    ],
+)
+def test_addresses_that_are_none(text: str) -> None:
+    with pytest.raises(UserError, match="no host for ssh") as caught:
+        Ssh(text)
+    assert str(caught.value).isprintable() and len(str(caught.value)) < 400
