@@ -77,7 +77,7 @@ def source_of(folder: Path, weights: Path | None) -> SourceNetwork:
     architecture = Architecture(
         manifest.width, manifest.resolution, manifest.classes, manifest.input_shape[0]
     )
-    seeded = re.fullmatch(r"random, seed (-?\d+)", manifest.weights)
+    seeded = re.fullmatch(r"random, seed ([0-9]{1,10})", manifest.weights)
     if weights is None and seeded is None:
         raise UserError(
             f"{folder} was built with the weights of {manifest.weights}: "

@@ -38,7 +38,7 @@ def reference_network(manifest: Manifest, weights: Path | None) -> SourceNetwork
     UserError where that file is missing, or given to a library with random weights.
     """
     architecture = Architecture(manifest.width, manifest.resolution, manifest.classes)
-    random = re.fullmatch(r"random, seed (\d+)", manifest.weights)
+    random = re.fullmatch(r"random, seed ([0-9]{1,10})", manifest.weights)
     if random is None and weights is None:
         raise UserError(
             f"the library was built with the weights {manifest.weights}; "

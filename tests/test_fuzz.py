@@ -78,10 +78,11 @@ def test_a_hang_is_a_fault_and_the_rest_goes_on(monkeypatch: pytest.MonkeyPatch)
 
 def test_memory_is_a_fault(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sandbox, "MOST_BYTES", 8 * 2**20)
-    outcome = outcome_of(at_3(lambda: len(bytearray(16 * 2**20))))
+    outcome = outcome_of(at_3(lambda: len(bytearray(64 * 2**20))))
     (fault,) = outcome.faults.values()
     assert fault.what.startswith("memory") and fault.index == 3
-    assert 16 * 2**20 <= outcome.peak_bytes < 32 * 2**20
+    # So much is never taken from what the process had freed before.
+    assert 64 * 2**20 <= outcome.peak_bytes < 128 * 2**20
     # Beyond a wall the allocation itself fails.
     (fault,) = outcome_of(at_3(lambda: bytearray(2**40))).faults.values()
     assert fault.what.startswith("memory")

@@ -91,7 +91,7 @@ def test_only_the_stem_of_a_file_is_a_name(name: str) -> None:
         (r"^registers = .*$", "registers = 1.5", "vector.registers"),
         (r"^registers = .*$", "registers = true", "vector.registers"),
         (r"^registers = .*$", f"registers = {2**70}", "vector.registers"),
-        (r"^registers = .*$", "registers = inf", "not finite"),
+        (r"^registers = .*$", "registers = inf", "infinite"),
         (r"^bytes = .*\n", "", "`bytes` - at `$.vector`"),
         (r"^l2_bytes = .*\n", "", "`l2_bytes` - at `$.cache`"),
         (r"^features = .*\n", "", "`features` - at `$.host`"),
