@@ -1,5 +1,6 @@
 """`python -m mnv2_tvm.tune`: search the schedules of a network on its target, keep the best."""
 
+import os
 import time
 from collections.abc import Mapping
 from contextlib import ExitStack
@@ -12,6 +13,7 @@ import typer
 from rich.console import Console
 
 from mnv2_tvm import cli
+from mnv2_tvm.bench_result import crowd_warning
 from mnv2_tvm.deploy.library import MAX_THREADS
 from mnv2_tvm.device.plain_server import NOTHING_TOLD, WARNING, check_option
 from mnv2_tvm.device.session import Address, board_info
@@ -95,6 +97,8 @@ def tune(
         progress.line(_opening(target, machine, searches, threads, log))
         if info is NOTHING_TOLD:
             progress.line(f"warning: {WARNING}")
+        for warning in crowd_warning(threads, None if info else len(os.sched_getaffinity(0))):
+            progress.line(f"warning: {warning}")
         board = ProgramBoard(device, progress) if device else None
         tally = search_layers(
             searches,

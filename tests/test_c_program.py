@@ -1,5 +1,6 @@
 """The library in C programs that know nothing but mnv2.h, compiled without a system compiler."""
 
+import os
 import re
 import subprocess
 from collections.abc import Callable
@@ -36,6 +37,11 @@ def compile_program(here: Target, tmp_path: Path) -> Compile:
         return program
 
     return compile_source
+
+
+def a_cpu() -> int:
+    """One that this process may use."""
+    return min(os.sched_getaffinity(0))
 
 
 def run(program: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
@@ -114,6 +120,28 @@ def test_the_library_may_be_closed(tiny: Built, compile_program: Compile) -> Non
     assert done.returncode == 0, done
 
 
-def test_signals_are_left_to_the_program(compile_program: Compile, tiny: Built) -> None:
+@pytest.mark.parametrize("name", ["crowd", "shutdown"])
+def test_threads_that_share_a_cpu_let_each_other_in(
+    name: str, tiny: Built, compile_program: Compile
+) -> None:
+    done = run(compile_program(name, tiny), a_cpu())
+    assert done.returncode == 0, done
+
+
+def test_a_real_time_caller_lets_its_workers_in(tiny: Built, compile_program: Compile) -> None:
+    done = run(compile_program("real_time", tiny), a_cpu())
+    if done.returncode == 77:
+        pytest.skip("this user may not have real-time threads")
+    assert done.returncode == 0, done
+
+
+def test_signals_go_to_the_program(tiny: Built, compile_program: Compile) -> None:
     done = run(compile_program("signals", tiny))
-    assert done.stdout == "waited\n", (done.returncode, done.stderr)
+    assert done.returncode == 0, done
+
+
+def test_a_child_of_the_same_process_number_runs(tiny: Built, compile_program: Compile) -> None:
+    done = run(compile_program("namespaces", tiny))
+    if done.returncode == 77:
+        pytest.skip("this user may not have process namespaces")
+    assert done.returncode == 0, done

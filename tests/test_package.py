@@ -222,26 +222,6 @@ def test_a_static_program_touches_no_byte_outside_its_buffers(
         assert relative_error(result, package.network.reference(images)) < 1e-4
 
 
-def test_networks_are_told_apart_by_the_linker(
-    package: Built, here: Target, tmp_path: Path
-) -> None:
-    """A header of one with the library of another does not link; two libraries are both there."""
-    other = build_package(here, TINY, tmp_path / "other").folder
-    first, second = (folder / STATIC_LIBRARY for folder in (package.folder, other))
-    sizes, main = SOURCES / "sizes.c", tmp_path / "main.c"
-    strange = ["-I", other / "include", sizes, first, "-pthread", "-o", tmp_path / "strange"]
-    assert "mnv2_input_shape" in run(tool("gcc"), *strange, code=1)
-    one, two = tmp_path / "one.o", tmp_path / "two.o"
-    for folder, name, built in ((package.folder, "one", one), (other, "two", two)):
-        include = ["-I", folder / "include", f"-Dmain={name}"]
-        run(tool("gcc"), *include, "-c", sizes, "-o", built)
-    main.write_text("int one(void), two(void);\nint main(void) { return one() + 10 * two(); }\n")
-    for libraries in ((first, second), (second, first)):
-        program = tmp_path / "both"
-        run(tool("gcc"), main, one, two, *libraries, "-pthread", "-o", program)
-        run(program)
-
-
 # The folder
 
 

@@ -1,5 +1,6 @@
 """The C runtime under gcc's sanitizers, around the generated object, in the programs of tests/c."""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -71,6 +72,14 @@ def test_a_clean_run_computes_what_torch_does(
 @pytest.mark.parametrize("sanitizer", SANITIZERS)
 def test_threads_that_run_at_once_are_clean(sanitizer: str, parts: Parts, tmp_path: Path) -> None:
     run(program("two_threads", parts, sanitizer, tmp_path))
+
+
+@pytest.mark.parametrize("sanitizer", SANITIZERS)
+@pytest.mark.parametrize("name", ["crowd", "shutdown"])
+def test_threads_that_share_a_cpu_are_clean(
+    name: str, sanitizer: str, parts: Parts, tmp_path: Path
+) -> None:
+    run(program(name, parts, sanitizer, tmp_path), min(os.sched_getaffinity(0)))
 
 
 def test_a_forked_child_is_clean(parts: Parts, tmp_path: Path) -> None:

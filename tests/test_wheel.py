@@ -73,6 +73,8 @@ def test_wheel_has_all_data(wheel: Path) -> None:
     assert {
         "mnv2_tvm/deploy/mnv2.h",
         "mnv2_tvm/deploy/runtime.c",
+        "mnv2_tvm/deploy/steps.c",
+        "mnv2_tvm/deploy/team.c",
         "mnv2_tvm/deploy/cpu.c",
         "mnv2_tvm/deploy/packed.c",
         "mnv2_tvm/deploy/package_files/example.c",

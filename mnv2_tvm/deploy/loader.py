@@ -1,14 +1,15 @@
 """Load a built library into this process and call it on numpy arrays."""
 
 import ctypes
-import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from math import prod
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from mnv2_tvm.deploy.arrays import Floats, check_memory, in_batches
 from mnv2_tvm.deploy.manifest import MANIFEST, Manifest, file_sha256
 from mnv2_tvm.errors import UserError
 from mnv2_tvm.files import check_loadable
@@ -21,7 +22,7 @@ STATIC_LIBRARY = "libmnv2.a"  # of a microcontroller
 MAX_THREADS = 64  # as MNV2_MAX_THREADS in mnv2.h
 _ALIGNMENT = 64  # bytes, of the workspace
 
-Floats = np.ndarray[Any, np.dtype[np.float32]]
+__all__ = ["Floats", "Network", "in_batches", "library_path", "load", "whole_library"]
 
 
 def load(folder: str | Path, threads: int | None = None) -> "Network":
@@ -36,8 +37,9 @@ def load(folder: str | Path, threads: int | None = None) -> "Network":
 class Network:
     """A built network: float32 [m, y, x, 3], normalised, to [m, classes], for any m.
 
-    `m` is cut into batches of the size the library was built for. Threads may share an instance:
-    their calls take turns. A copy, and one that is sent to another process, loads the library anew.
+    `m` is cut into batches of the size the library was built for. Calls may come from several
+    threads at once; the first takes the library's threads, the others run on their own. A copy, and
+    one that is sent to another process, loads the library anew.
     """
 
     def __init__(self, folder: Path, threads: int | None = None) -> None:
@@ -51,11 +53,10 @@ class Network:
         size = self._library.mnv2_workspace_bytes()
         sizes = (self._library.mnv2_input_size(), self._library.mnv2_output_size(), size)
         said = (prod(self.input_shape), prod(self.output_shape), self.manifest.workspace_bytes)
-        if sizes != said or len(self.input_shape) != 4:
+        ranks = (len(self.input_shape), len(self.output_shape))
+        if sizes != said or ranks != (4, self._library.mnv2_output_rank()):
             raise UserError(f"{folder / MANIFEST} is not of the library beside it; build it again")
-        self._memory = np.zeros(size + _ALIGNMENT, np.uint8)
-        self._workspace = -(-self._memory.ctypes.data // _ALIGNMENT) * _ALIGNMENT
-        self._turn = threading.Lock()  # of the workspace
+        self._idle: list[_Workspace] = []  # one for each call that ran at the same time
         self.set_threads(self.manifest.threads if threads is None else threads)
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -68,14 +69,18 @@ class Network:
         self.close()
 
     def close(self) -> None:
-        """End the library's threads, which sleep between runs; the next run starts them again."""
-        with self._turn:
-            self._library.mnv2_shutdown()
+        """End the library's threads, which sleep between runs; the next run starts them again.
+
+        The library itself stays in memory until the process ends.
+        """
+        self._library.mnv2_shutdown()
+        self._idle.clear()
 
     def __call__(self, images: Floats) -> Floats:
-        """Logits [m, ...] of images [m, y, x, 3], which are converted if of another float type.
+        """Logits [m, ...] of images [m, y, x, 3].
 
-        Raises UserError for another shape and for integers.
+        Other floats than float32 and other layouts are converted. Raises UserError for another
+        shape, and for integers, which are pixels that nobody has normalised.
         """
         return in_batches(self._run_batch, images, self.manifest)
 
@@ -85,25 +90,23 @@ class Network:
         return result
 
     def run(self, images: Floats, result: Floats) -> None:
-        """One call of `mnv2_run`. Raises UserError unless the arrays are as the library reads them.
+        """One call of `mnv2_run` on arrays of exactly the library's shapes, without a copy.
 
-        That is: contiguous float32 of exactly its shapes; `result` is written.
+        Raises UserError unless they are contiguous float32 and `result` may be written.
         """
-        _check_as_it_lies(images, self.input_shape, "input")
-        _check_as_it_lies(result, self.output_shape, "result")
-        if not result.flags.writeable:
-            raise UserError("the result is an array that cannot be written")
-        with self._turn:
-            code = self._library.mnv2_run(images.ctypes.data, result.ctypes.data, self._workspace)
+        check_memory("input", images, self.input_shape)
+        check_memory("result", result, self.output_shape, written=True)
+        with self._workspace() as workspace:
+            code = self._library.mnv2_run(images.ctypes.data, result.ctypes.data, workspace)
         _check_code(code)
 
     def profile(self, images: Floats) -> dict[int, float]:
         """Run once and return the seconds of each layer by its number."""
-        _check_as_it_lies(images, self.input_shape, "input")
+        check_memory("input", images, self.input_shape)
         result = np.empty(self.output_shape, np.float32)
         seconds = np.zeros(self._library.mnv2_layer_count(), np.float64)
-        arrays = (images.ctypes.data, result.ctypes.data, self._workspace, seconds.ctypes.data)
-        with self._turn:
+        with self._workspace() as workspace:
+            arrays = (images.ctypes.data, result.ctypes.data, workspace, seconds.ctypes.data)
             code = self._library.mnv2_profile(*arrays)
         _check_code(code)
         return dict(enumerate(seconds.tolist()))
@@ -137,6 +140,29 @@ class Network:
             if self._library.mnv2_pin(thread, cpus[thread]):
                 raise UserError(f"there is no CPU {cpus[thread]} for this process; see nproc")
 
+    @contextmanager
+    def _workspace(self) -> Iterator[int]:
+        """The address of a workspace that no other call uses.
+
+        A lock in its place would stay locked in a process that forks during another's call.
+        """
+        try:
+            workspace = self._idle.pop()
+        except IndexError:
+            workspace = _Workspace(self.manifest.workspace_bytes)
+        try:
+            yield workspace.address
+        finally:
+            self._idle.append(workspace)
+
+
+class _Workspace:
+    """Memory of a run, aligned."""
+
+    def __init__(self, size: int) -> None:
+        self._memory = np.zeros(size + _ALIGNMENT, np.uint8)
+        self.address = -(-self._memory.ctypes.data // _ALIGNMENT) * _ALIGNMENT
+
 
 def _load_again(folder: Path, threads: int, sha256: str) -> Network:
     """The same network in another process, or a copy of it in this one."""
@@ -153,60 +179,6 @@ def threads_note(network: Network) -> str:
     return (
         f"note: {network.threads} threads were asked for, and a run takes {network.team_threads}: "
         "this process may use no more CPUs (see nproc)"
-    )
-
-
-def in_batches(run: Callable[[Floats], Floats], images: Floats, manifest: Manifest) -> Floats:
-    """Logits [m, ...] of images [m, y, x, 3] from runs of the size the library was built for.
-
-    Raises UserError for images of another shape, and for values that are not of a float type.
-    """
-    batch, *shape = manifest.input_shape
-    images = _as_float32(images, tuple(shape))
-    outputs = np.empty((len(images), *manifest.output_shape[1:]), np.float32)
-    for start in range(0, len(images), batch):
-        part = np.ascontiguousarray(images[start : start + batch])
-        used = len(part)
-        if used < batch:
-            part = np.concatenate([part, np.zeros((batch - used, *shape), np.float32)])
-        outputs[start : start + used] = run(part)[:used]
-    return outputs
-
-
-def _as_float32(images: Any, shape: tuple[int, ...]) -> Floats:
-    """The images as native float32; where that is what they are, they are not copied."""
-    wanted = f"float32 [m, {', '.join(map(str, shape))}]"
-    if not isinstance(images, np.ndarray) or images.dtype.kind != "f":
-        kind = getattr(images, "dtype", type(images).__name__)
-        raise UserError(
-            f"the input is {kind}; the network takes {wanted}, normalised: pixels of 0 to 255 are "
-            "divided by 255, then the mean is subtracted and the rest divided by the deviation"
-        )
-    if images.ndim != 4 or images.shape[1:] != shape:
-        first = images.ndim == 4 and images.shape[1:] == (shape[2], *shape[:2])
-        remedy = "; give images.transpose(0, 2, 3, 1)" if first else ""
-        raise UserError(
-            f"the input has shape {list(images.shape)}; the network takes {wanted}{remedy}"
-        )
-    with np.errstate(over="ignore"):  # beyond float32 is infinite there
-        return images.astype(np.float32, copy=False)
-
-
-def _check_as_it_lies(array: Any, shape: tuple[int, ...], what: str) -> None:
-    """Raises UserError unless C code can read the array as the library's own."""
-    if (
-        isinstance(array, np.ndarray)
-        and array.dtype == np.float32
-        and array.dtype.isnative
-        and array.shape == shape
-        and array.flags.c_contiguous
-    ):
-        return
-    kind = getattr(array, "dtype", type(array).__name__)
-    has = f"{kind} {list(getattr(array, 'shape', ()))}"
-    raise UserError(
-        f"the {what} is {has}; it must be a contiguous array of native float32 {list(shape)}: "
-        "numpy.ascontiguousarray(array, numpy.float32)"
     )
 
 
@@ -251,6 +223,7 @@ def _open(folder: Path, manifest: Manifest) -> ctypes.CDLL:
         "mnv2_input_size": (ctypes.c_size_t, []),
         "mnv2_output_size": (ctypes.c_size_t, []),
         "mnv2_workspace_bytes": (ctypes.c_size_t, []),
+        "mnv2_output_rank": (integer, []),
         "mnv2_layer_count": (integer, []),
     }
     for name, (result, arguments) in signatures.items():
@@ -278,7 +251,9 @@ def _load_file(path: Path) -> ctypes.CDLL:
     try:
         return ctypes.CDLL(f"{path.parent}/{'./' * times}{path.name}")
     except OSError as error:
-        raise UserError(f"{path} cannot be loaded: {error}") from error
+        raise UserError(
+            f"{path} cannot be loaded ({error}); build it again, and not where files may not run"
+        ) from error
 
 
 def _check_code(code: int) -> None:

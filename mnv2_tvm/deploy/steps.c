@@ -100,22 +100,34 @@ static int take(unsigned share, unsigned first, unsigned last) {
     return atomic_compare_exchange_strong(mark, &first, last);
 }
 
-int mnv2_walk(const struct run *run, int thread, void *scratch, struct patience *patience) {
-    int mine = 0;
+/* Do a thread's own share of a step, and after a moment in which the others may have come those
+ * that nobody has begun; at once if they were not there the step before. Returns the shares done. */
+static int do_step(const struct run *run, int step, int thread, void *scratch, int *absent) {
     unsigned threads = (unsigned)run->threads;
+    unsigned first = run->start + (unsigned)step * threads, last = first + threads;
+    int mine = 0, own = 0;
+    for (unsigned turn = 0; turn < threads && !reached(last); turn++) {
+        if (turn == 1 && !*absent)
+            for (int spins = 0; spins < SPINS && !reached(last); spins++) pause_briefly();
+        unsigned share = (unsigned)thread + turn;
+        if (share >= threads) share -= threads; /* ARMv7 divides in a function of its own */
+        if (!take(share, first, last)) continue;
+        mnv2_do_share(run, step, (int)share, thread, scratch);
+        finish_share(last);
+        mine++;
+        if (turn == 0) own = 1;
+    }
+    *absent = mine > own;
+    return mine;
+}
+
+int mnv2_walk(const struct run *run, int thread, void *scratch, struct patience *patience) {
+    int mine = 0, absent = 0;
     double *seconds = thread == 0 ? run->seconds : NULL;
     double start = seconds ? mnv2_now() : 0;
     for (int step = 0; step < MNV2_LAYER_COUNT; step++) {
-        unsigned first = run->start + (unsigned)step * threads, last = first + threads;
-        for (unsigned turn = 0; turn < threads && !reached(last); turn++) {
-            unsigned share = (unsigned)thread + turn;
-            if (share >= threads) share -= threads; /* ARMv7 divides in a function of its own */
-            if (!take(share, first, last)) continue;
-            mnv2_do_share(run, step, (int)share, thread, scratch);
-            finish_share(last);
-            mine++;
-        }
-        wait_for(last, patience);
+        mine += do_step(run, step, thread, scratch, &absent);
+        wait_for(run->start + (unsigned)(step + 1) * (unsigned)run->threads, patience);
         if (!seconds) continue;
         double end = mnv2_now();
         seconds[step] = end - start;

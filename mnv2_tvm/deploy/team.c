@@ -18,6 +18,7 @@
 
 #define CREDIT_S 2e-3 /* time won with the team that may be lost again before it rests */
 #define REST 16       /* it rests so many times as long as it has cost */
+#define SAMPLED 8     /* every so many runs tell what one thread would take */
 
 struct worker {
     pthread_t id;
@@ -31,7 +32,10 @@ struct worker {
 static const pthread_mutex_t unlocked = PTHREAD_MUTEX_INITIALIZER;
 static const pthread_cond_t unwaited = PTHREAD_COND_INITIALIZER;
 static pthread_mutex_t owner = PTHREAD_MUTEX_INITIALIZER; /* held by the run that has the team */
-static double credit_s, rest_until_s;                     /* the owner's */
+/* The owner's: */
+static double alone_s; /* what one thread takes for a run */
+static double credit_s, rest_until_s;
+static unsigned sample;
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER; /* guards what follows */
 static pthread_cond_t wake = PTHREAD_COND_INITIALIZER;   /* a new run, or the end */
@@ -202,30 +206,36 @@ int mnv2_limit_team(int threads) {
     return size;
 }
 
-/* Let the team rest where runs lose time with it: beside a busy program, which takes the CPU from
- * a thread in the middle of a share, one thread is faster. What that one would take follows from
- * the time of the caller's shares, on its CPU and without waiting. */
-static void weigh(double seconds, double busy_s, int mine, int all) {
-    if (mine == 0) return;
-    credit_s += busy_s * all / mine - seconds;
-    if (credit_s > CREDIT_S) credit_s = CREDIT_S;
-    if (credit_s >= 0) return;
-    rest_until_s = mnv2_now() - REST * credit_s;
-    credit_s = 0;
-}
-
 static double cpu_now(void) {
     struct timespec time;
     clock_gettime(CLOCK_THREAD_CPUTIME_ID, &time);
     return (double)time.tv_sec + 1e-9 * (double)time.tv_nsec;
 }
 
+/* Let the team rest where runs lose time with it: beside a busy program, which takes the CPU from
+ * a thread in the middle of a share, one thread is faster. */
+static void weigh(double end, double seconds) {
+    credit_s += alone_s - seconds;
+    if (credit_s > CREDIT_S) credit_s = CREDIT_S;
+    if (credit_s >= 0) return;
+    rest_until_s = end - REST * credit_s;
+    credit_s = 0;
+}
+
+/* What one thread would take follows from the time of the caller's shares, on its CPU and without
+ * waiting. That clock is slow to ask, so it is asked in some runs. */
 static void walk_together(struct run *run) {
     struct patience patience = {.spin_s = LONGEST_SPIN_S};
-    double start = mnv2_now(), cpu = cpu_now();
+    int sampled = sample++ % SAMPLED == 0;
+    double start = mnv2_now(), cpu = sampled ? cpu_now() : 0;
     int mine = mnv2_walk(run, 0, run->workspace, &patience);
-    double busy_s = cpu_now() - cpu - patience.spun_s;
-    weigh(mnv2_now() - start, busy_s, mine, run->threads * MNV2_LAYER_COUNT);
+    if (sampled && mine) {
+        double busy_s = cpu_now() - cpu - patience.spun_s;
+        double estimate_s = busy_s * run->threads * MNV2_LAYER_COUNT / mine;
+        alone_s += (estimate_s - alone_s) / (alone_s > 0 ? 4 : 1);
+    }
+    double end = mnv2_now();
+    weigh(end, end - start);
 }
 
 void mnv2_do_run(struct run *run, int threads) {
@@ -240,12 +250,13 @@ void mnv2_do_run(struct run *run, int threads) {
         mnv2_open_run(run);
         current = *run;
         generation++;
-        pthread_cond_broadcast(&wake);
     }
     pthread_mutex_unlock(&lock);
-    if (run->threads > 1)
+    if (run->threads > 1) {
+        pthread_cond_broadcast(&wake);
         walk_together(run);
-    else
+    } else {
         mnv2_walk_alone(run);
+    }
     pthread_mutex_unlock(&owner);
 }

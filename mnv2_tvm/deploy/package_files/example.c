@@ -33,7 +33,7 @@ int main(int count, char **arguments) {
 
     if (transfer(arguments[2], "wb", output, mnv2_output_size())) return perror(arguments[2]), 6;
     const int *shape = mnv2_output_shape();
-    for (int image = 0; image < shape[0]; image++) {
+    for (int image = 0; mnv2_output_rank() == 2 && image < shape[0]; image++) {
         const float *logits = output + image * shape[1];
         int best = 0;
         for (int i = 1; i < shape[1]; i++) best = logits[i] > logits[best] ? i : best;
