@@ -15,14 +15,13 @@ from mnv2_tvm.baseline import check_baseline, check_numbers, compare, run_ms, so
 from mnv2_tvm.bench_result import (
     BenchResult,
     Latency,
-    crowd_warning,
     layer_table,
     layer_times,
     rate_warnings,
     summary,
 )
 from mnv2_tvm.build import build, build_program
-from mnv2_tvm.deploy.loader import load, threads_note
+from mnv2_tvm.deploy.loader import load
 from mnv2_tvm.deploy.manifest import Manifest
 from mnv2_tvm.device.plain_server import check_option
 from mnv2_tvm.device.remote_bench import BoardTimes, bench_on_board
@@ -30,7 +29,7 @@ from mnv2_tvm.device.session import Address
 from mnv2_tvm.device.tracker import parse_address
 from mnv2_tvm.errors import UserError
 from mnv2_tvm.files import scratch_folder, write_whole
-from mnv2_tvm.host import this_host
+from mnv2_tvm.host import crowd_warning, this_host
 from mnv2_tvm.memory import measure_in_child
 from mnv2_tvm.model import Architecture
 from mnv2_tvm.network import SourceNetwork
@@ -69,8 +68,6 @@ def bench(
     if cpus:
         network.pin(cpus)
         os.sched_setaffinity(0, cpus)  # until the peak is measured: its threads inherit this
-    if note := threads_note(network):
-        print(note, file=sys.stderr)
     manifest, target = network.manifest, Target.load(network.manifest.target)
     images, result = source.images(seed), np.empty(network.output_shape, np.float32)
     error = check_numbers(folder, network, source, images)

@@ -84,15 +84,6 @@ def layer_times(
     return tuple(rows)
 
 
-def crowd_warning(threads: int, cpus: int | None) -> list[str]:
-    """The warning about threads that have to share CPUs, if they do."""
-    if cpus is None or threads <= cpus:
-        return []
-    return [
-        f"{threads} threads are more than the {cpus} CPU(s) there for them: give --threads {cpus}"
-    ]
-
-
 def rate_warnings(rate: float, peak: float, layers: Sequence[LayerTime]) -> list[str]:
     """The warning about figures that cannot be right, of the network or of its layers."""
     found = above_peak(rate, peak)

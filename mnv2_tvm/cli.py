@@ -185,11 +185,8 @@ def _ended_by_signals() -> Iterator[None]:
 
 
 def _end_with(text: str) -> NoReturn:
-    """Say why and end. The text may quote a board or a file: no terminal obeys any of it."""
-    lines = text.encode("utf-8", errors="replace").decode("utf-8").split("\n")
-    # A tab is harmless, and stands in the words of tools.
-    safe = ("\t".join(printable(part, limit=4000) for part in line.split("\t")) for line in lines)
-    print("error: " + "\n".join(safe), file=sys.stderr)
+    """Say why and end; what the text quotes is made harmless as in any UserError."""
+    print(f"error: {UserError(text)}", file=sys.stderr)
     sys.exit(1)
 
 

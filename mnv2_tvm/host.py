@@ -62,3 +62,12 @@ def as_process(machine: str, features: set[str], word: int) -> tuple[str, set[st
     if machine == "aarch64" and word < 2**32:
         return "armv7l", features | {"neon", "vfpv4"}
     return machine, features
+
+
+def crowd_warning(threads: int, cpus: int | None) -> list[str]:
+    """The warning about threads that have to share CPUs, if they do."""
+    if cpus is None or threads <= cpus:
+        return []
+    return [
+        f"{threads} threads are more than the {cpus} CPU(s) there for them: give --threads {cpus}"
+    ]

@@ -12,9 +12,8 @@ import numpy as np
 import typer
 from rich.progress import track
 
-from mnv2_tvm.arrays import read_input, write_output
 from mnv2_tvm.cli import PlainServer, plain_console, run_verb
-from mnv2_tvm.deploy.loader import Floats, load, threads_note
+from mnv2_tvm.deploy.loader import Floats, load
 from mnv2_tvm.deploy.loader import Network as LocalNetwork
 from mnv2_tvm.deploy.manifest import Manifest
 from mnv2_tvm.device.plain_server import NOTHING_TOLD, WARNING, check_option
@@ -22,9 +21,11 @@ from mnv2_tvm.device.remote_network import RemoteNetwork
 from mnv2_tvm.device.session import Address, Session
 from mnv2_tvm.device.tracker import parse_address
 from mnv2_tvm.errors import UserError, printable
+from mnv2_tvm.host import crowd_warning
 from mnv2_tvm.image_files import STDIN, Found, find_images, read_stdin
 from mnv2_tvm.images import load_image
 from mnv2_tvm.labels import read_labels
+from mnv2_tvm.npy_files import read_input, write_output
 from mnv2_tvm.ranking import rank
 
 _BAR_FROM = 10  # images
@@ -83,8 +84,9 @@ def _open(
     check_option(tracker, plain_server)
     if tracker is None:
         network = load(folder, threads)
-        if isinstance(network, LocalNetwork) and (note := threads_note(network)):
-            typer.echo(note, err=True)
+        if isinstance(network, LocalNetwork):
+            for warning in crowd_warning(network.threads, network.team_threads):
+                typer.echo(f"warning: {warning}", err=True)
         yield network
         return
     key = Manifest.read(folder).target

@@ -13,12 +13,12 @@ import typer
 from rich.console import Console
 
 from mnv2_tvm import cli
-from mnv2_tvm.bench_result import crowd_warning
 from mnv2_tvm.deploy.library import MAX_THREADS
 from mnv2_tvm.device.plain_server import NOTHING_TOLD, WARNING, check_option
 from mnv2_tvm.device.session import Address, board_info
 from mnv2_tvm.device.tracker import parse_address
 from mnv2_tvm.errors import UserError
+from mnv2_tvm.host import crowd_warning
 from mnv2_tvm.layer import Layer
 from mnv2_tvm.model import Architecture
 from mnv2_tvm.network import SourceNetwork

@@ -160,6 +160,7 @@ def test_inner_loops_are_fused_multiply_adds_in_registers() -> None:
         for loop in loops:
             assert loop.spills == 0, (block.name, loop)
             assert loop.fma_share >= 0.75, (block.name, loop)
+        assert sum(loop.fma_share < 0.8 for loop in loops) <= 1, (block.name, loops)
 
 
 # Errors of the emulation

@@ -15,10 +15,10 @@ from conftest import ended
 from PIL import Image
 
 import mnv2_tvm.run as verb
-from mnv2_tvm.arrays import read_input, write_output
 from mnv2_tvm.cli import run_verb
 from mnv2_tvm.errors import UserError
 from mnv2_tvm.labels import read_labels
+from mnv2_tvm.npy_files import read_input, write_output
 from mnv2_tvm.ranking import rank
 from mnv2_tvm.run import run
 

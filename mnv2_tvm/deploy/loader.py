@@ -172,16 +172,6 @@ def _load_again(folder: Path, threads: int, sha256: str) -> Network:
     return network
 
 
-def threads_note(network: Network) -> str:
-    """What a user must know of the threads; empty if a run takes as many as were asked for."""
-    if network.team_threads >= network.threads:
-        return ""
-    return (
-        f"note: {network.threads} threads were asked for, and a run takes {network.team_threads}: "
-        "this process may use no more CPUs (see nproc)"
-    )
-
-
 def _check_host(folder: Path, manifest: Manifest) -> None:
     lacking = this_host().missing(manifest.machine, tuple(manifest.cpu_features))
     if lacking:

@@ -20,7 +20,6 @@ from PIL import Image
 from sandbox import Parse, Parser
 
 from mnv2_tvm import target as target_module
-from mnv2_tvm.arrays import read_input
 from mnv2_tvm.data import data_folder
 from mnv2_tvm.deploy.loader import load
 from mnv2_tvm.deploy.manifest import MANIFEST
@@ -30,6 +29,7 @@ from mnv2_tvm.labels import read_labels
 from mnv2_tvm.layer import Layer
 from mnv2_tvm.model import Architecture
 from mnv2_tvm.model.weights import load_weights
+from mnv2_tvm.npy_files import read_input
 from mnv2_tvm.search.records import Decisions, Measurement, Record, TuningLog
 from mnv2_tvm.target import Target
 
