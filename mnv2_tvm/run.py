@@ -178,7 +178,7 @@ def main(
         Path | None, typer.Option(help="The .npy file of their logits to write.")
     ] = None,
     threads: Annotated[
-        int | None, typer.Option(min=1, max=64, help="Threads of the run; default: as built.")
+        int | None, typer.Option(min=1, help="Threads of the run; default: as built.")
     ] = None,
     check: Annotated[
         bool, typer.Option("--check", help="Compare logits and top classes with torch's.")

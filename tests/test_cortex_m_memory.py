@@ -117,9 +117,9 @@ def test_sizes_that_are_none(text: str) -> None:
 @pytest.mark.parametrize(
     ("pattern", "text", "message"),
     [
-        (r"^ram_bytes = .*\n", "", "'microcontroller.ram_bytes' is missing"),
-        (r"^ram_bytes = .*$", 'ram_bytes = "1M"', "'microcontroller.ram_bytes' must be a positive"),
-        (r"^qemu_ram = .*$", "qemu_ram = 0", "'microcontroller.qemu_ram' must be a str"),
+        (r"^ram_bytes = .*\n", "", "missing.*`ram_bytes` - at `$.microcontroller`"),
+        (r"^ram_bytes = .*$", 'ram_bytes = "1M"', "`int`.*- at `$.microcontroller.ram_bytes`"),
+        (r"^qemu_ram = .*$", "qemu_ram = 0", "`str`.*- at `$.microcontroller.qemu_ram`"),
     ],
 )
 def test_broken_key_of_a_target_file_is_named(
@@ -128,5 +128,6 @@ def test_broken_key_of_a_target_file_is_named(
     path = Path(shutil.copytree(data_folder("targets"), tmp_path / "targets")) / "cortex-m7.toml"
     path.write_text(re.sub(pattern, text, path.read_text(), flags=re.MULTILINE))
     monkeypatch.setattr("mnv2_tvm.target.data_folder", lambda name: tmp_path / name)
-    with pytest.raises(UserError, match=f"cortex-m7.toml: key {message}"):
+    match = message.replace("$", r"\$")
+    with pytest.raises(UserError, match=f"cortex-m7.toml: .*{match}"):
         Target.load("cortex-m7")

@@ -29,7 +29,8 @@ class Outcome:
     def words(self) -> str:
         """The last line it said, safe to print."""
         lines = (self.stderr.strip() or self.stdout.strip()).splitlines()
-        return printable(lines[-1].strip()) if lines else "it says nothing"
+        # Two long paths may stand before the cause.
+        return printable(lines[-1].strip(), limit=1000) if lines else "it says nothing"
 
 
 class Transport(Protocol):
