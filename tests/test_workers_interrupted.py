@@ -33,6 +33,8 @@ def test_children_leave_an_interrupt_to_the_parent() -> None:
         with WorkerPool(1) as pool:
             assert one(pool, add, 1, 2) == 3
             assert one(pool, add, 2, 2) == 4
+            answered.set()
+            thread.join()  # before the pool ends its children: their numbers are nobody's then
     finally:
         answered.set()
         thread.join()
