@@ -1,4 +1,4 @@
-"""What a library is held against: torch for its numbers, the stock Relax build for its time."""
+"""What a library is held against: the reference's numbers, and the stock Relax build's time."""
 
 import re
 from collections.abc import Callable
@@ -19,7 +19,7 @@ from mnv2_tvm.network import SourceNetwork, relative_error
 from mnv2_tvm.target import Target
 
 BASELINES = ("relax",)
-TOLERANCE = 1e-4  # relative error against torch that summing in another order cannot reach
+TOLERANCE = 1e-4  # relative error that summing in another order cannot reach
 
 _ROUNDS = 7  # the stock build takes some 180 ms a run at width 1.0, resolution 224
 
@@ -100,7 +100,7 @@ class Runnable(Protocol):
 def check_numbers(
     folder: Path, network: Runnable, source: SourceNetwork, images: np.ndarray
 ) -> float:
-    """The relative error of the library in `folder` against torch, on `images` [n, y, x, 3].
+    """The relative error of the library in `folder` on `images` [n, y, x, 3].
 
     Raises UserError where it is too large, or where the library is of another shape.
     """
@@ -114,7 +114,7 @@ def check_numbers(
     if error > TOLERANCE:
         raise UserError(
             f"wrong numbers: {folder}, built with weights '{network.manifest.weights}', is off by "
-            f"{error:.1e} of torch's largest output with weights '{source.weights}'; "
+            f"{error:.1e} of the reference's largest output with weights '{source.weights}'; "
             f"{TOLERANCE:.0e} is allowed. Give the --weights it was built with, or build it again"
         )
     return error

@@ -55,7 +55,7 @@ def bench(
     baseline: str | None = None,
     cpus: Sequence[int] | None = None,
 ) -> BenchResult:
-    """Check the library in `folder` against `source` in torch, then time it.
+    """Check the library in `folder` against `source`, then time it.
 
     `threads` is by default the count of the build; with `cpus` there is one on each of these.
     Raises UserError for wrong numbers, and where the library cannot be loaded or is of another

@@ -54,7 +54,7 @@ class BenchResult:
     runs: int
     warmup: int
     seed: int  # of the input
-    relative_error: float  # against torch
+    relative_error: float  # against the reference
     latency: Latency
     gflop_per_s: float  # at the median
     peak_gflop_per_s: float  # of as many threads, before or after the runs
@@ -100,7 +100,7 @@ def summary(result: BenchResult) -> Table:
     cores = result.host["cores"]  # None: a board that does not tell
     table.add_row("host", result.host["cpu"] + (f", {cores} core(s)" if cores else ""))
     table.add_row("network", f"{manifest.width}_{manifest.resolution}, {manifest.weights}")
-    table.add_row("numbers", f"relative error {result.relative_error:.1e} against torch")
+    table.add_row("numbers", f"relative error {result.relative_error:.1e} against the reference")
     spread = f"p10 {ms.p10_ms:.3f}, p90 {ms.p90_ms:.3f}, min {ms.min_ms:.3f}"
     count = f"{result.runs} runs of {manifest.input_shape[0]} image(s)"
     table.add_row("latency", f"median {ms.median_ms:.3f} ms, {spread}; {count}")

@@ -82,8 +82,8 @@ def build_program(
 ) -> Manifest:
     """Write a static program that measures the network on any machine of the target to `path`.
 
-    It holds the objects of the library, a seeded input and torch's answer. The manifest is that of
-    the library, with the program's SHA-256. Raises UserError where `path` cannot be written.
+    It holds the objects of the library, a seeded input and the right answer. The manifest is that
+    of the library, with the program's SHA-256. Raises UserError where `path` cannot be written.
     """
     decisions = decisions or Decisions.load(target, threads)
     require_programs(target)

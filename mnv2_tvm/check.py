@@ -1,7 +1,4 @@
-"""Whether a built network and torch say the same of an image: the check of the run verb.
-
-This imports torch, so the verb imports it only when it is asked to check.
-"""
+"""Whether a built network and the float64 reference say the same of an image: `run --check`."""
 
 import re
 from dataclasses import dataclass
@@ -26,13 +23,13 @@ class Agreement:
 
     def __str__(self) -> str:
         return (
-            f"torch agrees: the same top {self.top}, "
+            f"the reference agrees: the same top {self.top}, "
             f"largest error {self.error:.0e} of the largest logit"
         )
 
 
 def reference_network(manifest: Manifest, weights: Path | None) -> SourceNetwork:
-    """The network that a library was built from, for torch.
+    """The network that a library was built from.
 
     Random weights are made again from their seed; others come from the file `weights`. Raises
     UserError where that file is missing, or given to a library with random weights.
@@ -54,7 +51,7 @@ def reference_network(manifest: Manifest, weights: Path | None) -> SourceNetwork
 def check(
     logits: Floats, images: Floats, reference: SourceNetwork, top: int, source: str
 ) -> Agreement:
-    """Compare the logits [1, classes] of an image [1, y, x, 3], which is `source`, with torch's.
+    """Compare the logits [1, classes] of an image [1, y, x, 3], which is `source`.
 
     Raises UserError where they differ by more than the tolerance or rank the top classes in
     another order.
@@ -63,15 +60,15 @@ def check(
     error = relative_error(logits, expected)
     if not error <= TOLERANCE:
         raise UserError(
-            f"torch disagrees on {source}: the largest error is {error:.0e} of the largest logit; "
-            "if the library was built with these weights, build it again with "
+            f"the reference disagrees on {source}: the largest error is {error:.0e} of the largest "
+            "logit; if the library was built with these weights, build it again with "
             "python -m mnv2_tvm.build"
         )
     ours, theirs = ([r.index for r in rank(values[0], top, None)] for values in (logits, expected))
     if ours != theirs:
         raise UserError(
-            f"torch disagrees on {source}: its top classes are {theirs}, the library's {ours}; "
-            f"the largest error is {error:.0e} of the largest logit: logits as near as that have "
-            "no order, so give a smaller --top"
+            f"the reference disagrees on {source}: its top classes are {theirs}, the library's "
+            f"{ours}; the largest error is {error:.0e} of the largest logit: logits as near as "
+            "that have no order, so give a smaller --top"
         )
     return Agreement(len(ours), error)

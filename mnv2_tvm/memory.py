@@ -1,7 +1,7 @@
 """Peak resident memory of a run, measured in a process that does nothing else.
 
 `python -m mnv2_tvm.memory DIR THREADS` loads the library in DIR, runs it, and prints one JSON
-object. It imports neither TVM nor torch: what it reports is what the product needs.
+object. It does not import TVM: what it reports is what the product needs.
 """
 
 import json

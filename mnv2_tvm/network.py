@@ -5,13 +5,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
+from mnv2_tvm.deploy.loader import Floats
 from mnv2_tvm.model import (
     Architecture,
-    MobileNetV2,
+    State,
     fold_batch_norm,
+    interpret,
     load_weights,
+    random_images,
     random_state,
     relax_module,
 )
@@ -22,7 +24,7 @@ class SourceNetwork:
     """An architecture with weights, before compilation."""
 
     architecture: Architecture
-    state: dict[str, torch.Tensor]  # torchvision's keys
+    state: State
     weights: str  # where they come from
 
     @classmethod
@@ -31,25 +33,24 @@ class SourceNetwork:
         if weights is None:
             state = random_state(architecture, seed)
             return cls(architecture, state, f"random, seed {seed}")
-        return cls(architecture, load_weights(weights, architecture), weights.name)
+        loaded = load_weights(weights, architecture)
+        state = {key: tensor.numpy() for key, tensor in loaded.items()}
+        return cls(architecture, state, weights.name)
 
-    def relax(self) -> Any:
-        """The Relax module, BatchNorm folded."""
-        return relax_module(self.architecture, fold_batch_norm(self.state, self.architecture))
+    def relax(self, dtype: str = "float32") -> Any:
+        """The Relax module, BatchNorm folded; what it computes with is of `dtype`."""
+        params = fold_batch_norm(self.state, self.architecture)
+        return relax_module(self.architecture, params, dtype)
 
-    def images(self, seed: int) -> np.ndarray:
+    def images(self, seed: int) -> Floats:
         """A seeded random input [n, y, x, 3] of the spread that normalised images have."""
+        count, resolution = self.architecture.input_shape[:2]
         random = np.random.default_rng(seed)
-        return random.standard_normal(self.architecture.input_shape, dtype=np.float32)
+        return random_images(count, resolution, random).astype(np.float32)
 
-    def reference(self, images: np.ndarray) -> np.ndarray:
-        """Logits [n, classes] of images [n, y, x, 3], by torch."""
-        model = MobileNetV2(self.architecture).eval()
-        model.load_state_dict(self.state)
-        with torch.no_grad():
-            logits = model(torch.from_numpy(images).permute(0, 3, 1, 2).contiguous())
-        result: np.ndarray = logits.numpy()
-        return result
+    def reference(self, images: Floats) -> Floats:
+        """Logits [n, classes] of images [n, y, x, 3], computed in float64 and then rounded."""
+        return interpret(self.relax("float64"), images).astype(np.float32)
 
 
 def relative_error(result: np.ndarray, reference: np.ndarray) -> float:

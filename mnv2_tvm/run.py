@@ -181,7 +181,7 @@ def main(
         int | None, typer.Option(min=1, help="Threads of the run; default: as built.")
     ] = None,
     check: Annotated[
-        bool, typer.Option("--check", help="Compare logits and top classes with torch's.")
+        bool, typer.Option("--check", help="Compare with a float64 reference.")
     ] = False,
     weights: Annotated[
         Path | None, typer.Option(help="For --check: the weights that the library was built with.")
@@ -223,8 +223,8 @@ def _notes(weights: str, classes: int, found: Found) -> Iterator[str]:
 
 
 def _check_by(folder: Path, weights: Path | None, top: int) -> Callable[[Floats, Floats, str], str]:
-    """A function of (logits, image, its path) that says how torch agrees, or raises UserError."""
-    from mnv2_tvm import check  # imports torch, which takes seconds
+    """A function of (logits, image, its path): how the reference agrees, or UserError."""
+    from mnv2_tvm import check
 
     reference = check.reference_network(Manifest.read(folder), weights)
     return lambda logits, image, path: str(check.check(logits, image, reference, top, path))

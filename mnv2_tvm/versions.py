@@ -5,7 +5,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 import mnv2_tvm
 
-_PACKAGES = ("apache-tvm", "apache-tvm-ffi", "torch", "numpy", "ziglang")
+_PACKAGES = ("apache-tvm", "apache-tvm-ffi", "numpy", "ziglang")
 
 
 def versions() -> dict[str, str]:

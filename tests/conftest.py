@@ -12,6 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+# Before numpy and torch start: two files of tests run beside each other, and idle threads spin.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import pytest
 from device_boards import SHORT_S, ready_tracker, wait_for_boards
 from small_search import GLOB, SMALL, TRIALS, Tuned

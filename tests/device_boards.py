@@ -21,7 +21,7 @@ from mnv2_tvm.target import Target
 
 Address = tuple[str, int]
 PATIENCE_S = 120.0  # for what must happen soon; a loaded machine may take its time
-SLACK_S = 20.0  # for all but the waiting: torch's answer, imports, a loaded machine
+SLACK_S = 20.0  # for all but the waiting: the reference's answer, imports, a loaded machine
 SHORT_S = 2.0  # with the fixture `short`
 
 _CRASH = """

@@ -1,4 +1,4 @@
-"""Numbers of built networks against torch: any threads, any batches, tuned schedules."""
+"""Numbers of built networks against the reference: any threads, any batches, tuned schedules."""
 
 import threading
 from pathlib import Path

@@ -1,37 +1,26 @@
-"""Folding and the Relax module against the torch reference."""
+"""The reference, folding and random weights against torch."""
 
-from typing import Any
+from itertools import pairwise
 
 import numpy as np
 import pytest
 import torch
-import tvm
+from torch_oracle import MobileNetV2, torch_logits, torch_network
 from tvm import relax
 
 from mnv2_tvm.model import (
+    PUBLISHED,
     Architecture,
-    MobileNetV2,
     fold_batch_norm,
+    interpret,
+    random_images,
     random_state,
     relax_module,
 )
+from mnv2_tvm.network import SourceNetwork
 
 TINY = Architecture(0.35, 32, classes=10)
-
-
-def image(architecture: Architecture) -> np.ndarray[Any, np.dtype[np.float32]]:
-    shape = architecture.input_shape
-    return np.random.default_rng(0).standard_normal(shape, dtype=np.float32)  # [n, y, x, c]
-
-
-def torch_logits(
-    architecture: Architecture, state: dict[str, torch.Tensor]
-) -> np.ndarray[Any, np.dtype[np.float32]]:
-    network = MobileNetV2(architecture)
-    network.load_state_dict(state)
-    with torch.inference_mode():
-        logits = network(torch.from_numpy(image(architecture).transpose(0, 3, 1, 2)))
-    return np.asarray(logits.numpy())
+WIDTHS = sorted({width for width, _ in PUBLISHED})
 
 
 def test_state_dict_has_the_314_keys_of_torchvision() -> None:
@@ -71,72 +60,91 @@ def test_parameters_are_the_modules() -> None:
     assert sum(p.numel() for p in module.parameters()) == Architecture().parameters
 
 
-def test_random_state_depends_on_its_seed_alone() -> None:
-    torch.manual_seed(1)
-    first = random_state(TINY, 0)
-    before = torch.get_rng_state()
-    again, other = random_state(TINY, 0), random_state(TINY, 1)
-    assert torch.equal(before, torch.get_rng_state())
-    assert all(torch.equal(first[key], again[key]) for key in first)
-    assert not torch.equal(first["features.0.0.weight"], other["features.0.0.weight"])
-
-
-def test_random_state_keeps_activations_alive() -> None:
-    network = MobileNetV2(Architecture(1.0, 64))
-    network.load_state_dict(random_state(Architecture(1.0, 64), 0))
-    outputs: list[torch.Tensor] = []
-    for module in network.modules():
-        if isinstance(module, torch.nn.ReLU6):
-            module.register_forward_hook(lambda _module, _input, output: outputs.append(output))
-    with torch.inference_mode():
-        network(torch.from_numpy(image(Architecture(1.0, 64)).transpose(0, 3, 1, 2)))
-    assert len(outputs) == 35
-    for output in outputs:
-        assert 0.1 < float(output.std()) < 3
-        assert 0.2 < float((output == 0).float().mean()) < 0.8
-        assert float((output == 6).float().mean()) < 0.2
-
-
-def test_folded_convolution_equals_convolution_and_norm() -> None:
-    state = random_state(TINY, 3)
-    params = fold_batch_norm(state, TINY)
-    conv = TINY.convolutions()[3]
-    assert conv.norm is not None
-    x = torch.randn(1, conv.in_channels, 5, 5, generator=torch.Generator().manual_seed(0))
-    wanted = torch.nn.functional.batch_norm(
-        torch.nn.functional.conv2d(x, state[f"{conv.name}.weight"]),
-        running_mean=state[f"{conv.norm}.running_mean"],
-        running_var=state[f"{conv.norm}.running_var"],
-        weight=state[f"{conv.norm}.weight"],
-        bias=state[f"{conv.norm}.bias"],
-    )
-    weight, bias = (torch.from_numpy(params[f"{conv.name}.{key}"]) for key in ("weight", "bias"))
-    torch.testing.assert_close(torch.nn.functional.conv2d(x, weight, bias), wanted)
-
-
-def test_folded_weights_are_float32_of_every_convolution() -> None:
-    params = fold_batch_norm(random_state(TINY, 0), TINY)
-    shapes = {f"{conv.name}.weight": conv.weight_shape for conv in TINY.convolutions()}
-    shapes |= {f"{conv.name}.bias": (conv.out_channels,) for conv in TINY.convolutions()}
-    assert {name: array.shape for name, array in params.items()} == shapes
-    assert {array.dtype for array in params.values()} == {np.dtype("float32")}
+def test_random_weights_depend_on_their_seed_alone() -> None:
+    first, again, other = (random_state(TINY, seed) for seed in (0, 0, 1))
+    assert list(first) == list(TINY.state_shapes())
+    assert {key: array.shape for key, array in first.items()} == TINY.state_shapes()
+    for key, array in first.items():
+        np.testing.assert_array_equal(array, again[key])
+        counter = key.endswith("num_batches_tracked")
+        assert array.dtype == (np.int64 if counter else np.float32)
+        assert counter or not np.array_equal(array, other[key])
 
 
 @pytest.mark.parametrize(
     "architecture",
-    [TINY, Architecture(0.35, 47, classes=7), Architecture(0.5, 33, classes=1, batch=2)],
-    ids=["resolution-32", "odd-47", "batch-2"],
+    [TINY, Architecture(0.35, 224), Architecture(1.0, 96)],
+    ids=["tiny", "0.35-224", "1.0-96"],
 )
-def test_relax_module_computes_what_torch_does(architecture: Architecture) -> None:
-    state = random_state(architecture, 5)
-    module = relax_module(architecture, fold_batch_norm(state, architecture))
-    machine = relax.VirtualMachine(
-        relax.build(module, tvm.target.Target({"kind": "llvm"})), tvm.cpu()
-    )
-    logits = machine["main"](tvm.runtime.tensor(image(architecture))).numpy()
-    wanted = torch_logits(architecture, state)
-    assert logits.shape == wanted.shape == (architecture.batch, architecture.classes)
-    np.testing.assert_allclose(logits, wanted, rtol=1e-4, atol=1e-4 * np.abs(wanted).max())
+def test_random_weights_let_the_image_through(architecture: Architecture) -> None:
+    network = torch_network(architecture, random_state(architecture, 0))
+    at_zero: list[float] = []
+    at_six: list[float] = []
+
+    def count(_module: torch.nn.Module, _input: torch.Tensor, y: torch.Tensor) -> None:
+        at_zero.append(float((y == 0).float().mean()))
+        at_six.append(float((y == 6).float().mean()))
+
+    for module in network.modules():
+        if isinstance(module, torch.nn.ReLU6):
+            module.register_forward_hook(count)
+    images = random_images(8, architecture.resolution, np.random.default_rng(99))
+    with torch.inference_mode():
+        x = torch.from_numpy(images.astype(np.float32).transpose(0, 3, 1, 2))
+        logits = network(x).double()
+    assert len(at_zero) == len(at_six) == 35
+    assert 0.1 < min(at_zero) <= max(at_zero) < 0.5
+    assert 0.005 < min(at_six) <= max(at_six) < 0.2
+    # What stays of the power of the logits when what all images share is taken away.
+    own = (logits - logits.mean(0)).square().sum() * 8 / 7
+    assert own > logits.square().sum() / 2
+
+
+def test_random_images_have_unit_variance_and_equal_octaves() -> None:
+    images = random_images(64, 48, np.random.default_rng(0))
+    assert images.shape == (64, 48, 48, 3)
+    assert images.std() == pytest.approx(1, abs=0.05)
+    # Means over ever larger cells lose one octave after the other: 48 is in 7 of them.
+    means = [images.reshape(64, n, 48 // n, n, 48 // n, 3).mean((2, 4)) for n in (1, 2, 4, 8, 16)]
+    power = [float(np.square(mean).mean()) for mean in means]
+    for larger, smaller in pairwise(power):
+        assert smaller - larger == pytest.approx(1 / 7, abs=0.08)
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_the_reference_agrees_with_torch(width: float) -> None:
+    """Two resolutions, one of them odd; torch has the BatchNorms as they are, and NCHW."""
+    for architecture in (Architecture(width, 47, 7, batch=2), Architecture(width, 96)):
+        source = SourceNetwork.make(architecture, None, 5)
+        images = source.images(1)
+        wanted = torch_logits(architecture, source.state, images)
+        logits = interpret(source.relax("float64"), images)
+        assert logits.dtype == np.float64
+        np.testing.assert_allclose(logits, wanted, rtol=0, atol=1e-12 * np.abs(wanted).max())
+        rounded = source.reference(images)
+        np.testing.assert_array_equal(rounded, logits.astype(np.float32))
+
+
+def test_the_reference_keeps_nan_as_torch_does() -> None:
+    source = SourceNetwork.make(TINY, None, 0)
+    images = source.images(1)
+    images[0, 5, 5, 1] = np.nan
+    assert np.isnan(torch_logits(TINY, source.state, images)).all()
+    assert np.isnan(source.reference(images)).all()
+
+
+def test_the_reference_refuses_what_it_does_not_know() -> None:
+    module = relax_module(TINY, fold_batch_norm(random_state(TINY, 0), TINY))
+    with pytest.raises(ValueError, match="32, 32, 3"):
+        interpret(module, np.zeros((1, 33, 32, 3)))
+    builder = relax.BlockBuilder()
+    x = relax.Var("x", relax.TensorType((1, 4), "float32"))
+    with builder.function("main", [x]):
+        with builder.dataflow():
+            y = builder.emit_output(relax.op.exp(x))
+        builder.emit_func_output(y)
+    with pytest.raises(ValueError, match="exp"):
+        interpret(builder.get(), np.zeros((1, 4)))
 
 
 def test_relax_module_is_one_function_of_the_image_alone() -> None:

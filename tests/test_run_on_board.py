@@ -65,7 +65,7 @@ def test_a_photo_has_the_same_classes_as_here(
         re.findall(r"class \d+", line) for line in expected.splitlines()
     ]
     assert len(table) == 2 + 5  # note, path, top five
-    assert agreement.startswith("torch agrees: the same top 5")
+    assert agreement.startswith("the reference agrees: the same top 5")
 
 
 def test_logits_are_those_of_here(

@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import save_file
+from torch_oracle import random_tensors
 
 from mnv2_tvm.errors import UserError
-from mnv2_tvm.model import Architecture, load_weights, random_state
+from mnv2_tvm.model import Architecture, load_weights
 
 TINY = Architecture(0.35, 32, classes=10)
 State = dict[str, torch.Tensor]
@@ -18,7 +19,7 @@ State = dict[str, torch.Tensor]
 
 @pytest.fixture(scope="module")
 def state() -> State:
-    return random_state(TINY, 0)
+    return random_tensors(TINY, 0)
 
 
 def timm_key(key: str) -> str:
@@ -95,7 +96,7 @@ def test_nested_and_parallel_checkpoints(
 
 def test_averaged_weights_come_before_the_last_ones(tmp_path: Path, state: State) -> None:
     path = tmp_path / "checkpoint.pth"
-    torch.save({"state_dict": random_state(TINY, 1), "state_dict_ema": state}, path)
+    torch.save({"state_dict": random_tensors(TINY, 1), "state_dict_ema": state}, path)
     assert_loads(path, state)
 
 
@@ -162,7 +163,7 @@ def test_wrong_shape_suggests_the_options_that_fit(
 def test_unpublished_width_is_told_from_the_shapes(tmp_path: Path) -> None:
     path = tmp_path / "weights.pth"
     odd = Architecture(1.17, classes=2)
-    torch.save(random_state(odd, 0), path)
+    torch.save(random_tensors(odd, 0), path)
     options = re.search(r"the file fits --width (\S+) --classes (\d+)$", refusal(path))
     assert options is not None
     fit = Architecture(float(options[1]), classes=int(options[2]))

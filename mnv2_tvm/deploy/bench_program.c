@@ -1,4 +1,4 @@
-/* mnv2_bench: a network with its weights, an input and torch's answer to it in one static program.
+/* mnv2_bench: a network with its weights, an input and the right answer to it in one static program.
  *
  * It checks the numbers first, then takes times. One JSON object goes to stdout, a summary to
  * stderr. Exit codes: 0 done, 1 wrong numbers, 2 a wrong option, 3 no memory or threads.
@@ -140,13 +140,13 @@ static int parse_options(char **words, struct options *options) {
     return 1;
 }
 
-/* The error against torch, which ends the program where it is too large. */
+/* The error against the reference, which ends the program where it is too large. */
 static double check_numbers(void) {
     run(NULL);
     double error = relative_error(output, (const float *)embedded_output, MNV2_OUTPUT_SIZE);
     if (error <= PROGRAM_TOLERANCE) return error;
     fprintf(stderr,
-            "mnv2_bench: wrong numbers: relative error %.1e against torch; %.0e is allowed\n",
+            "mnv2_bench: wrong numbers: relative error %.1e against the reference; %.0e is allowed\n",
             error, PROGRAM_TOLERANCE);
     exit(EXIT_WRONG_NUMBERS);
 }
@@ -192,7 +192,7 @@ int main(int count, char **words) {
     double *samples_us = options.per_layer ? time_layers(options.runs) : NULL;
     if (!options.only_layers) peak = fmax(peak, peak_gflop_per_s(options.threads));
 
-    fprintf(stderr, "%s, %d thread(s), relative error %.1e against torch, peak resident %.1f MiB\n",
+    fprintf(stderr, "%s, %d thread(s), relative error %.1e, peak resident %.1f MiB\n",
             PROGRAM_NAME, options.threads, error, resident / 0x1p20);
     printf("{\"program\": \"%s\", \"threads\": %d, \"warmup\": %d,\n", PROGRAM_NAME,
            options.threads, options.warmup);

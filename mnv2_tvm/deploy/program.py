@@ -25,7 +25,7 @@ def write_bench_program(
     tolerance: float,
     path: Path,
 ) -> None:
-    """Write the program to `path`, with `images` [n, y, x, 3] and torch's logits of them inside."""
+    """Write the program to `path`, with `images` [n, y, x, 3] and their right logits inside."""
     target = network.target
     with scratch_folder() as scratch_name:
         scratch = Path(scratch_name)

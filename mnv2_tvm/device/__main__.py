@@ -92,7 +92,7 @@ def emulate(
             raise UserError(f"--library and --weights are for microcontrollers, not for {target}")
         emulation.emulate(machine, parse_address(tracker), count)
         return
-    # These import torch, which takes seconds.
+    # These import the compiler, which takes seconds.
     from mnv2_tvm.device.emulate_bare_metal import emulate_once, run_table
     from mnv2_tvm.model import Architecture
 

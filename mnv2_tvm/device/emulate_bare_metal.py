@@ -37,7 +37,7 @@ class Run:
     """One emulated run."""
 
     manifest: Manifest
-    error: float  # largest, over the largest logit of torch
+    error: float  # largest, over the largest logit
     instructions: int
     stack_bytes: int
 
@@ -64,7 +64,7 @@ def run_emulated(target: Target, folder: Path, network: SourceNetwork) -> Run:
     """Run the library in `folder`, which was built from `network`, on a seeded random image.
 
     Raises UserError where QEMU is missing, the library is not the target's, does not come to an
-    end, or torch computes something else.
+    end, or the reference says something else.
     """
     manifest = Manifest.read(folder)
     memory = target.microcontroller
@@ -84,7 +84,8 @@ def run_emulated(target: Target, folder: Path, network: SourceNetwork) -> Run:
     error = relative_error(logits.reshape(reference.shape), reference)
     if not error <= TOLERANCE:
         raise UserError(
-            f"torch disagrees with {library}: the largest error is {error:.0e} of the largest logit"
+            f"the reference disagrees with {library}: the largest error is {error:.0e} of the "
+            "largest logit"
         )
     instructions = ((high << 32) + low) * round(_CALIBRATION / told["calibration"][0])
     return Run(manifest, error, instructions, told["stack"][0])
@@ -163,7 +164,7 @@ def run_table(run: Run) -> Table:
     table = Table.grid(padding=(0, 2))
     table.add_row("network", f"{manifest.width}-{manifest.resolution}, fp32")
     table.add_row("target", f"{manifest.target}, emulated: counts of instructions, no times")
-    table.add_row("largest error", f"{run.error:.0e} of the largest logit of torch")
+    table.add_row("largest error", f"{run.error:.0e} of the largest logit")
     per = f"{run.per_multiply_add:.2f} a multiply-add"
     table.add_row("instructions", f"{run.instructions} ({per})")
     table.add_row("workspace", f"{manifest.workspace_bytes} bytes, stack {run.stack_bytes}")

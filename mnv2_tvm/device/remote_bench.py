@@ -69,7 +69,7 @@ def bench_on_board(
     seed: int,
     per_layer: bool,
 ) -> BoardTimes:
-    """Upload the library, check it against torch, then time it on a board of `address`.
+    """Upload the library, check it against the reference, then time it on a board of `address`.
 
     Raises UserError without a board, for other versions there, and for wrong numbers.
     """

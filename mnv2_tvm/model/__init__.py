@@ -1,8 +1,9 @@
-"""The network: its shapes, its weights, its reference in torch and its Relax module."""
+"""The network: its shapes, its weights, its Relax module and their reference in numpy."""
 
 from mnv2_tvm.model.architecture import PUBLISHED, Architecture, Convolution
 from mnv2_tvm.model.folding import fold_batch_norm
-from mnv2_tvm.model.reference import MobileNetV2, random_state
+from mnv2_tvm.model.interpreter import interpret
+from mnv2_tvm.model.random_weights import State, random_images, random_state
 from mnv2_tvm.model.relax_module import relax_module
 from mnv2_tvm.model.weights import load_weights
 
@@ -10,9 +11,11 @@ __all__ = [
     "PUBLISHED",
     "Architecture",
     "Convolution",
-    "MobileNetV2",
+    "State",
     "fold_batch_norm",
+    "interpret",
     "load_weights",
+    "random_images",
     "random_state",
     "relax_module",
 ]

@@ -9,17 +9,19 @@ from tvm import relax
 
 from mnv2_tvm.model.architecture import Architecture, Convolution
 
-Params = Mapping[str, NDArray[np.float32]]
+Params = Mapping[str, NDArray[np.floating]]
 
 
-def relax_module(architecture: Architecture, params: Params) -> Any:
-    """An IRModule with `main(input: [n, h, w, 3]) -> [n, classes]`, float32.
+def relax_module(architecture: Architecture, params: Params, dtype: str = "float32") -> Any:
+    """An IRModule with `main(input: [n, h, w, 3]) -> [n, classes]`, all of `dtype`.
 
-    `params` is the result of `fold_batch_norm`. Variables bear the name of their convolution.
+    `params` is the result of `fold_batch_norm`, here rounded to `dtype`. Variables bear the name
+    of their convolution.
     """
+    params = {name: array.astype(dtype) for name, array in params.items()}
     *convolutions, classifier = architecture.convolutions()
     builder = relax.BlockBuilder()
-    image = relax.Var("input", relax.TensorType(architecture.input_shape, "float32"))
+    image = relax.Var("input", relax.TensorType(architecture.input_shape, dtype))
     with builder.function("main", [image]):
         with builder.dataflow():
             x = block_input = image
@@ -31,9 +33,9 @@ def relax_module(architecture: Architecture, params: Params) -> Any:
                 if conv.residual:
                     x = builder.emit(relax.op.add(block_input, x), f"{_variable(conv)}_residual")
             pooled = builder.emit(relax.op.mean(x, [1, 2], keepdims=False), "pooled")  # [n, c]
-            weight = relax.const(_contiguous(params[f"{classifier.name}.weight"], (1, 0)))
+            weight = _constant(params[f"{classifier.name}.weight"].T)
             logits = builder.emit(relax.op.matmul(pooled, weight), _variable(classifier))
-            bias = relax.const(params[f"{classifier.name}.bias"])
+            bias = _constant(params[f"{classifier.name}.bias"])
             output = builder.emit_output(relax.op.add(logits, bias))
         builder.emit_func_output(output)
     return builder.get()
@@ -46,7 +48,7 @@ def _emit_convolution(builder: Any, conv: Convolution, x: Any, params: Params) -
     axes, layout = ((2, 3, 0, 1), "HWOI") if depthwise else ((2, 3, 1, 0), "HWIO")
     y = relax.op.nn.conv2d(
         x,
-        relax.const(_contiguous(weight, axes)),
+        _constant(weight.transpose(axes)),
         strides=(conv.stride, conv.stride),
         padding=(conv.kernel // 2,) * 4,
         groups=conv.groups,
@@ -54,12 +56,13 @@ def _emit_convolution(builder: Any, conv: Convolution, x: Any, params: Params) -
         kernel_layout=layout,
     )
     y = builder.emit(y, _variable(conv))
-    y = builder.emit(relax.op.add(y, relax.const(params[f"{conv.name}.bias"])))
+    y = builder.emit(relax.op.add(y, _constant(params[f"{conv.name}.bias"])))
     return builder.emit(relax.op.clip(y, 0, 6)) if conv.relu6 else y
 
 
-def _contiguous(array: NDArray[np.float32], axes: tuple[int, ...]) -> NDArray[np.float32]:
-    return np.ascontiguousarray(array.transpose(axes))
+def _constant(array: NDArray[np.floating]) -> Any:
+    # It would take an array of float64 for one of float32, and a view for what it is a view of.
+    return relax.const(np.ascontiguousarray(array), array.dtype.name)
 
 
 def _variable(conv: Convolution) -> str:

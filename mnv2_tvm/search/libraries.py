@@ -27,7 +27,7 @@ from mnv2_tvm.search.variants import Choice, Network, Samples
 _ROUNDS, _RUNS = 12, 12  # each round runs every library this many times, if there is time
 _TIMEOUT_S = 120.0
 _BOARD_TIMEOUT_S = 3600.0  # the last resort: each step on a board has a deadline of its own
-_GRACE_S = 10.0  # over the time that is left: for loading the libraries and torch's answer
+_GRACE_S = 10.0  # over the time that is left: for loading the libraries and the reference's answer
 _TRIES = 3  # boards that may be lost here
 
 
@@ -86,7 +86,7 @@ def _turns(
 
 
 def _checked_images(folders: list[Path], networks: list[Any], seed: int) -> Any:
-    """The input of all runs, after each library gave torch's answer to it."""
+    """The input of all runs, after each library gave the reference's answer to it."""
     manifest = networks[0].manifest
     batch = manifest.input_shape[0]
     architecture = Architecture(manifest.width, manifest.resolution, manifest.classes, batch)

@@ -25,7 +25,7 @@ def bench_on_device(
     seed: int,
     per_layer: bool,
 ) -> tuple[BoardTimes, Manifest]:
-    """Build the program, check its numbers against torch on the device, then time it there.
+    """Build the program, check its numbers on the device, then time it there.
 
     Raises DeviceError where the device cannot be reached, or cannot run it, and for wrong numbers.
     """

@@ -1,4 +1,4 @@
-"""One program with the candidates of a layer: their kernels, their operands, torch's answer."""
+"""One program with the candidates of a layer: their kernels, their operands, the right answer."""
 
 import math
 import shutil

@@ -34,13 +34,10 @@ def _source_network(case: Case) -> Any:
 def _torch_module(case: Case) -> tuple[Any, Any]:
     """The reference module, and the input [n, 3, y, x]."""
     import torch
-
-    from mnv2_tvm.model import MobileNetV2
+    from torch_network import torch_network
 
     network = _source_network(case)
-    model = MobileNetV2(network.architecture).eval()
-    model.load_state_dict(network.state)
-    return model, torch.from_numpy(case.nchw)
+    return torch_network(network.architecture, network.state), torch.from_numpy(case.nchw)
 
 
 def _library(case: Case, _: Path, path: Path) -> None:

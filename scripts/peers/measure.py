@@ -1,4 +1,4 @@
-"""One comparison: all peers converted, started, checked against torch, and timed in rounds.
+"""One comparison: all peers converted, started, checked against the reference, and timed in rounds.
 
 In each round all have their turn, so that a drift of the machine hits everyone; the ratio to ours
 is taken round by round.
@@ -120,7 +120,7 @@ def _check(peers: list[PeerProcess], reference: np.ndarray) -> dict[str, float]:
             error = relative_error(peer.output.reshape(reference.shape), reference)
             errors[peer.name] = error
             if error > TOLERANCE:
-                peer.failed = f"wrong numbers: relative error {error:.0e} against torch"
+                peer.failed = f"wrong numbers: relative error {error:.0e} against the reference"
     _check_ours(peers)
     return errors
 

@@ -25,7 +25,7 @@ from .words import ending, is_loopback, open_port_warning, parse_address, say
 _STEADY_S = 60  # a server that lived so long starts again without a pause
 _PR_SET_PDEATHSIG = 1
 
-# The environment in which TVM is imported twice as fast: without the compiler, and without torch.
+# The environment in which TVM is imported twice as fast: without the compiler.
 QUICK_IMPORT = {"TVM_USE_RUNTIME_LIB": "1", "TVM_FFI_DISABLE_TORCH_C_DLPACK": "1"}
 
 

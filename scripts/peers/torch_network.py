@@ -1,7 +1,10 @@
-"""The network in torch: the reference that every compiled one is compared with."""
+"""The network in torch: what peers are made from, and what the tests hold our reference to."""
 
+from collections.abc import Mapping
 from itertools import groupby
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -74,34 +77,8 @@ def _norm(conv: Convolution) -> nn.BatchNorm2d:
     return nn.BatchNorm2d(conv.out_channels, eps=BATCH_NORM_EPSILON)
 
 
-def random_state(architecture: Architecture, seed: int) -> dict[str, Tensor]:
-    """A state dict of seeded random weights and BatchNorm statistics, untrained but lively.
-
-    Independent of torch's global generator. For an input of unit variance the activations keep
-    about unit scale through the network: neither vanish nor sit on either bound of ReLU6.
-    """
-    generator = torch.Generator().manual_seed(seed)
-
-    def normal(shape: tuple[int, ...], mean: float, deviation: float) -> Tensor:
-        return torch.randn(shape, generator=generator) * deviation + mean
-
-    state: dict[str, Tensor] = {}
-    after_relu = False
-    for conv in architecture.convolutions():
-        fan_in = conv.kernel**2 * conv.in_channels // conv.groups
-        # He et al. 2015, https://arxiv.org/abs/1502.01852: ReLU halves the power of its input.
-        gain = 2.0 if after_relu else 1.0
-        # A residual branch adds a quarter of the power, or ten of them would add up to 2^10.
-        gain *= 0.25 if conv.residual else 1.0
-        channels = (conv.out_channels,)
-        state[f"{conv.name}.weight"] = normal(conv.weight_shape, 0.0, (gain / fan_in) ** 0.5)
-        if conv.norm is None:
-            state[f"{conv.name}.bias"] = normal(channels, 0.0, 0.1)
-            continue
-        state[f"{conv.norm}.weight"] = normal(channels, 1.0, 0.1)
-        state[f"{conv.norm}.bias"] = normal(channels, 0.0, 0.1)
-        state[f"{conv.norm}.running_mean"] = normal(channels, 0.0, 0.1)
-        state[f"{conv.norm}.running_var"] = torch.rand(channels, generator=generator) + 0.5
-        state[f"{conv.norm}.num_batches_tracked"] = torch.tensor(0)
-        after_relu = conv.relu6
-    return state
+def torch_network(architecture: Architecture, state: Mapping[str, Any]) -> MobileNetV2:
+    """The module with a state dict of numpy arrays in torchvision's keys."""
+    network = MobileNetV2(architecture)
+    network.load_state_dict({key: torch.from_numpy(np.asarray(a)) for key, a in state.items()})
+    return network
