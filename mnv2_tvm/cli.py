@@ -35,6 +35,8 @@ _REMEDIES = {
     errno.EMFILE: "raise the limit of open files, see ulimit -n",
 }
 
+_TORCH_MEMORY = "DefaultCPUAllocator"  # in torch's words when it has too little
+
 VERBS = ("tune", "build", "bench", "run", "show", "doctor", "model", "device")
 
 Target = Annotated[str, typer.Option(help="A file in targets/, without .toml.")]
@@ -107,7 +109,7 @@ def run_verb(
     """Run one verb's `main` on the command line; a UserError ends it in one sentence.
 
     With `verbs` of its own, such as `device list`, `main` does nothing but explain them.
-    So does an error of the system that is nobody's bug: a full disk, a lack of rights.
+    So does an error of the system that is nobody's bug: a full disk, a lack of rights or memory.
     Exit codes: 0 done, 1 a UserError, 2 a wrong option, 130 Ctrl-C, 143 SIGTERM.
     """
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
@@ -130,6 +132,13 @@ def run_verb(
         remedy = _REMEDIES.get(error.errno or 0, _MAKE_ROOM)
         where = f"{error.filename}: " if error.filename else ""
         _end_with(f"{where}{error.strerror}; {remedy}")
+    except (MemoryError, RuntimeError) as error:
+        if not isinstance(error, MemoryError) and _TORCH_MEMORY not in str(error):
+            raise
+        _end_with(
+            "this machine has too little memory for that; end other programs, or give a smaller "
+            "--resolution, --batch or --classes"
+        )
     except SystemExit as end:
         if end.code == 130:  # typer's answer to Ctrl-C
             print("interrupted", file=sys.stderr)

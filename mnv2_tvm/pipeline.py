@@ -12,6 +12,7 @@ from typing import Any
 from mnv2_tvm.errors import UserError
 from mnv2_tvm.kernels import Schedule, schedule_class
 from mnv2_tvm.layer import Layer
+from mnv2_tvm.passes.check_size import check_size
 from mnv2_tvm.passes.describe_layer import describe_layer
 from mnv2_tvm.passes.emit_network import emit_network
 from mnv2_tvm.passes.find_blocks import operations
@@ -53,7 +54,9 @@ def _list_steps(c: Compilation) -> Compilation:
 
 
 def _plan_memory(c: Compilation) -> Compilation:
-    return replace(c, plan=plan_memory(c.steps))
+    plan = plan_memory(c.steps)
+    check_size(c.steps, plan, len(c.weights))
+    return replace(c, plan=plan)
 
 
 def _lower_kernels(c: Compilation) -> Compilation:
@@ -84,7 +87,7 @@ def compile_network(
     """Run all phases over a Relax module made by `mnv2_tvm.model.relax_module`.
 
     `choose` gives the schedule of a layer, or None for a block that is not to be fused.
-    Raises UserError for an operator without a kernel.
+    Raises UserError for an operator without a kernel, and for sizes that no library can address.
     """
     compilation = Compilation(module, target, choose)
     for number, (name, phase) in enumerate(PHASES, start=1):

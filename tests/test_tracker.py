@@ -153,20 +153,19 @@ def test_a_board_and_a_tracker_on_ipv6(here: Target, capsys: pytest.CaptureFixtu
     assert row.split()[1].startswith("[::1]:") and row.split()[2] == "free"
 
 
-def test_boards_behind_a_proxy_are_avoided_one_by_one(address: Address) -> None:
-    """They have one address; those that are to be avoided may have left."""
+def test_boards_to_avoid_are_not_counted(address: Address) -> None:
+    """Also where one of them has left."""
     with ExitStack() as stack:
-        key = "behind"
-        for count in (1, 2, 3):
-            board = BoardAddress(address, key)
-            stack.enter_context(registered(board, 7777, f"{key}:0.{count}"))
-            two = board.without({"127.0.0.1:7777 pi-1", "127.0.0.1:7777 pi-2"})
-            assert board.boards() == count
+        every = BoardAddress(address, "avoided")
+        left = every.without({"127.0.0.1:7771"}).without({"127.0.0.1:7772"})
+        for count, port in enumerate((7771, 7772, 7773), 1):
+            stack.enter_context(registered(every, port, f"avoided:0.{count}"))
+            assert every.boards() == count
             if count > 2:
-                assert two.registered() == (["127.0.0.1:7777"], 1)
+                assert left.registered() == (["127.0.0.1:7773"], 1)
             else:
-                with pytest.raises(DeviceError, match=r"link: .* is left: .*pi-1, .*pi-2"):
-                    two.registered()
+                with pytest.raises(DeviceError, match=r"link: .* is left: .*:7771, .*:7772 cannot"):
+                    left.registered()
 
 
 def test_an_open_tracker_warns() -> None:

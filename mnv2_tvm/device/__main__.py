@@ -10,7 +10,7 @@ from mnv2_tvm import cli
 from mnv2_tvm.device import emulate as emulation
 from mnv2_tvm.device.kit import write_kit
 from mnv2_tvm.device.listing import board_table, list_boards
-from mnv2_tvm.device.tracker import LOOPBACK, PORT, PROXY_PORT, parse_address, run_tracker
+from mnv2_tvm.device.tracker import LOOPBACK, PORT, parse_address, run_tracker
 from mnv2_tvm.errors import UserError
 from mnv2_tvm.target import Target
 
@@ -35,17 +35,6 @@ def tracker(
 ) -> None:
     """Run TVM's tracker: boards register there, and tune and bench ask it for them."""
     run_tracker(host, port)
-
-
-def proxy(
-    tracker: _Tracker = _HERE,
-    host: Annotated[str, typer.Option(help="Address to listen on.")] = LOOPBACK,
-    port: Annotated[int, typer.Option(help="Port to listen on; 0: any free one.")] = PROXY_PORT,
-) -> None:
-    """Run TVM's proxy: boards that cannot be reached connect out to it, and it registers them."""
-    from mnv2_tvm.device.proxy import run_proxy  # tornado and TVM's proxy, for this verb alone
-
-    run_proxy(host, port, parse_address(tracker))
 
 
 def list_(tracker: _Tracker = _HERE) -> None:
@@ -102,7 +91,6 @@ def emulate(
 
 VERBS: dict[str, Callable[..., Any]] = {
     "tracker": tracker,
-    "proxy": proxy,
     "list": list_,
     "kit": kit,
     "emulate": emulate,

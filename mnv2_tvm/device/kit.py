@@ -6,7 +6,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from mnv2_tvm.device.plain_server import OPTION
-from mnv2_tvm.device.tracker import PORT, PROXY_PORT
+from mnv2_tvm.device.tracker import PORT
 from mnv2_tvm.device.userland import PINNED
 from mnv2_tvm.errors import UserError
 from mnv2_tvm.files import scratch_folder
@@ -96,7 +96,6 @@ def _write(target: Target, folder: Path) -> None:
         "@MACHINE@": target.host.machine,
         "@DESCRIPTION@": target.description,
         "@TRACKER_PORT@": str(PORT),
-        "@PROXY_PORT@": str(PROXY_PORT),
         "@BOARD_PORT@": str(_BOARD_PORT),
     }
     for name in ("install.sh", "README.txt"):

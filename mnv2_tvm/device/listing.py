@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
-from itertools import chain, islice
 from typing import Annotated, Any
 
 from msgspec import Meta, Struct
@@ -27,18 +26,16 @@ from mnv2_tvm.untrusted import convert, printable
 _INFO_S = 5.0
 _ALL_S = 20.0  # for the questions to all boards
 _AT_ONCE = 8
-_MOST = 10_000  # boards of a tracker
 _SESSION_S = 10  # the board ends the session itself, should we not
 _claim = threading.Lock()
 
-_Many = Annotated[int, Meta(ge=0, le=1000)]
 Port = Annotated[int, Meta(ge=1, le=65535)]
 # TVM's C++ server and its Android app send the port as text.
 PortText = Annotated[str, Meta(pattern="^[0-9]{1,5}$")]
 
 
 class _Queue(Struct):
-    free: _Many
+    free: Annotated[int, Meta(ge=0, le=1000)]
 
 
 class _Summary(Struct):
@@ -49,7 +46,6 @@ class _Summary(Struct):
 class _Server(Struct):
     key: str
     addr: tuple[str, Port | PortText]
-    boards: dict[str, _Many] | None = None  # of our proxy
 
 
 @dataclass
@@ -80,21 +76,17 @@ def summary(tracker: tuple[str, int]) -> tuple[list[Board], dict[str, int]]:
             where = f"the tracker at {address_text(*tracker)}"
             raise DeviceError(Kind.LINK, f"{where}: {error}") from error
     _, told = answer
-    boards = list(islice(chain.from_iterable(map(_boards, told.server_info)), _MOST))
+    boards = [board for said in told.server_info for board in _boards(said)]
     free = {key: queue.free for key, queue in told.queue_info.items()}
     return sorted(boards, key=lambda b: (b.key, b.host, b.port)), free
 
 
 def _boards(said: Any) -> Iterator[Board]:
-    """The boards of one registered server: itself, or those behind our proxy; none of a wrong."""
+    """The board of one registered server; none of a wrong entry."""
     with suppress(UserError):
         server = convert(said, _Server, "a server")
         host, port = server.addr
-        counts = server.boards
-        if counts is None:
-            counts = {server.key.removeprefix("server:"): 1}
-        for key, count in counts.items():
-            yield from (Board(key, host, int(port)) for _ in range(count))
+        yield Board(server.key.removeprefix("server:"), host, int(port))
 
 
 def list_boards(tracker: tuple[str, int]) -> list[Board]:
@@ -120,7 +112,6 @@ def _ask_one(tracker: tuple[str, int], key: str, boards: list[Board], until: flo
     except (OSError, UserError):
         return  # somebody else has it now
     with _claim:
-        # Boards behind a proxy have one address: any row that is not taken yet.
         mine = [b for b in boards if (b.key, b.host, b.port, b.state) == (key, host, port, "busy")]
         if not mine:
             return  # registered after the summary
@@ -180,7 +171,7 @@ def board_table(boards: list[Board]) -> Table:
             str(told.get("cores", "")),
             f"{told['clock_mhz']:.0f}" if "clock_mhz" in told else "",
             f"{told['temperature_c']:.0f}" if "temperature_c" in told else "",
-            str(told.get("alias") or told.get("name", "")),
+            str(told.get("name", "")),
         ]
         table.add_row(*map(Text, cells))
     return table

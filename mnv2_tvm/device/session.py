@@ -5,7 +5,6 @@ does not answer, does not compare versions, and stays open while any handle live
 """
 
 import time
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
@@ -60,8 +59,7 @@ class Address:
         boards = [board.address for board in registered if board.key == self.key]
         if not boards:
             raise _no_board(self, sorted({printable(board.key) for board in registered}))
-        # Boards behind a proxy have one address, and some that are to be avoided may have left.
-        left = list((Counter(boards) - Counter(one.split()[0] for one in self.avoid)).elements())
+        left = [board for board in boards if board not in self.avoid]
         if not left:
             raise DeviceError(
                 Kind.LINK,
@@ -124,8 +122,6 @@ class Session:
         except Exception as error:  # TVM's are of many kinds
             self._raise_unless_restarted(error)
             return None
-        if alias := told.get("alias"):  # behind a proxy all have one address
-            self.board += f" {alias}"
         return remote, told
 
     def _raise_unless_restarted(self, error: Exception) -> None:

@@ -17,7 +17,7 @@ from mnv2_tvm.errors import UserError
 from mnv2_tvm.untrusted import convert, parse_json, printable
 
 LOOPBACK = "127.0.0.1"
-PORT, PROXY_PORT = 9190, 9090  # TVM's
+PORT = 9190  # TVM's
 _ANSWER_S = 5.0
 _ANSWER_BYTES = 2**20  # some ten thousand boards
 

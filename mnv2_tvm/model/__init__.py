@@ -1,6 +1,7 @@
 """The network: its shapes, its weights, its Relax module and their reference in numpy."""
 
-from mnv2_tvm.model.architecture import PUBLISHED, Architecture, Convolution
+from mnv2_tvm.model.architecture import PUBLISHED, Architecture
+from mnv2_tvm.model.convolution import Convolution
 from mnv2_tvm.model.folding import fold_batch_norm
 from mnv2_tvm.model.interpreter import interpret
 from mnv2_tvm.model.random_weights import State, random_images, random_state

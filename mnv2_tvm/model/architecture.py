@@ -6,9 +6,10 @@ Sandler, Howard, Zhu, Zhmoginov, Chen: "MobileNetV2: Inverted Residuals and Line
 
 from dataclasses import dataclass
 from math import prod
-from typing import Literal
 
-from mnv2_tvm.errors import UserError
+from mnv2_tvm.errors import UserError, printable
+from mnv2_tvm.model.convolution import Convolution
+from mnv2_tvm.model.limits import excess, largest
 
 # The (t, c, n, s) rows of the paper's Table 2: expansion, output channels at width 1, blocks in
 # the stage, stride of the stage's first block (the others have 1).
@@ -27,6 +28,7 @@ IMAGE_CHANNELS = 3
 
 MIN_WIDTH, MAX_WIDTH = 0.35, 1.4
 MIN_RESOLUTION = 32
+_SMALLEST = {"resolution": MIN_RESOLUTION, "batch": 1, "classes": 1}
 
 # The (width, resolution) pairs with published weights and counts:
 # https://github.com/tensorflow/models/blob/master/research/slim/nets/mobilenet/README.md
@@ -47,83 +49,11 @@ def round_channels(value: float, divisor: int = 8) -> int:
 
 
 @dataclass(frozen=True)
-class Convolution:
-    """One convolution with what is fused to it: BatchNorm or bias, ReLU6, the residual addition.
-
-    Taps are 3x3 with padding 1 for `conv` and `dwconv`, 1x1 for `pwconv`. The classifier is a
-    `pwconv` on the 1x1 map that the mean over the last features leaves.
-    """
-
-    name: str  # torchvision's prefix of the weight: "features.2.conv.0.0"
-    norm: str | None  # torchvision's prefix of the BatchNorm; None: the classifier, it has a bias
-    kind: Literal["conv", "dwconv", "pwconv"]
-    height: int  # of the input
-    width: int  # of the input
-    in_channels: int
-    out_channels: int
-    stride: int = 1
-    relu6: bool = True
-    residual: bool = False  # adds the input of its block
-
-    def then(
-        self,
-        name: str,
-        norm: str,
-        kind: Literal["dwconv", "pwconv"],
-        out_channels: int,
-        *,
-        stride: int = 1,
-        relu6: bool = True,
-        residual: bool = False,
-    ) -> "Convolution":
-        """The convolution that takes the output of this one."""
-        shape = (self.out_height, self.out_width, self.out_channels, out_channels)
-        return Convolution(name, norm, kind, *shape, stride, relu6, residual)
-
-    @property
-    def block(self) -> str:
-        """The module of torchvision that holds it: "features.2"."""
-        return ".".join(self.name.split(".")[:2])
-
-    @property
-    def kernel(self) -> int:
-        """Taps along each side."""
-        return 1 if self.kind == "pwconv" else 3
-
-    @property
-    def groups(self) -> int:
-        return self.in_channels if self.kind == "dwconv" else 1
-
-    @property
-    def out_height(self) -> int:
-        return (self.height - 1) // self.stride + 1
-
-    @property
-    def out_width(self) -> int:
-        return (self.width - 1) // self.stride + 1
-
-    @property
-    def out_elements(self) -> int:
-        """Elements of the output of one image."""
-        return self.out_height * self.out_width * self.out_channels
-
-    @property
-    def macs(self) -> int:
-        """Multiply-accumulates for one image, without bias, activation and residual."""
-        return self.out_height * self.out_width * prod(self.weight_shape)
-
-    @property
-    def weight_shape(self) -> tuple[int, ...]:
-        """torch's: (out, in / groups, k, k); (classes, in) for the classifier."""
-        matrix = (self.out_channels, self.in_channels // self.groups)
-        return matrix if self.norm is None else (*matrix, self.kernel, self.kernel)
-
-
-@dataclass(frozen=True)
 class Architecture:
     """MobileNetV2 of one width multiplier, input resolution, number of classes and batch.
 
-    Any width from 0.35 to 1.4, any resolution from 32 up. Raises UserError for others.
+    Any width from 0.35 to 1.4, any resolution from 32 up. Raises UserError for others, and for
+    sizes that no library can address, with the largest that it can.
     """
 
     width: float = 1.0
@@ -140,6 +70,35 @@ class Architecture:
             raise UserError(f"{self.classes} classes make no classifier: give 1 or more")
         if self.batch < 1:
             raise UserError(f"a batch of {self.batch} holds no image: give 1 or more")
+        if (fault := self._excess(**self._sizes)) is not None:
+            asked = ", ".join(f"{name} {printable(n, 30)}" for name, n in self._sizes.items())
+            raise UserError(f"{asked} at width {self.width}: {fault}; give {self._fitting()}")
+
+    @property
+    def _sizes(self) -> dict[str, int]:
+        return {"resolution": self.resolution, "batch": self.batch, "classes": self.classes}
+
+    def _excess(self, resolution: int, batch: int, classes: int) -> str | None:
+        return excess(_convolutions(self.width, resolution, classes), batch)
+
+    def _fitting(self) -> str:
+        """The largest value of each option that mends it alone, or of all where none does."""
+
+        def largest_of(name: str, others: dict[str, int]) -> int:
+            return largest(
+                lambda size: self._excess(**others | {name: size}) is None,
+                _SMALLEST[name],
+                self._sizes[name],
+            )
+
+        alone = {name: largest_of(name, self._sizes) for name in _SMALLEST}
+        mending = [f"--{name} {size} or less" for name, size in alone.items() if size]
+        if mending:
+            return ", or ".join(mending)
+        together = dict(_SMALLEST)
+        for name in together:
+            together[name] = largest_of(name, together)
+        return "all of " + " ".join(f"--{name} {size}" for name, size in together.items())
 
     @property
     def input_shape(self) -> tuple[int, int, int, int]:
@@ -148,28 +107,7 @@ class Architecture:
 
     def convolutions(self) -> tuple[Convolution, ...]:
         """All convolutions in the order of the network; the last one is the classifier."""
-        side, stem_channels = self.resolution, round_channels(STEM_CHANNELS * self.width)
-        stem = Convolution(
-            "features.0.0", "features.0.1", "conv", side, side, IMAGE_CHANNELS, stem_channels, 2
-        )
-        layers = [stem]
-        blocks = [
-            (t, round_channels(c * self.width), stride)
-            for t, c, n, s in TABLE
-            for stride in (s, *[1] * (n - 1))
-        ]
-        for index, (expansion, channels, stride) in enumerate(blocks, start=1):
-            layers += _inverted_residual(
-                f"features.{index}", layers[-1], expansion, channels, stride
-            )
-        # The paper, Section 4: below width 1 the last convolution keeps all its channels.
-        channels = round_channels(HEAD_CHANNELS * max(1.0, self.width))
-        last = f"features.{len(blocks) + 1}"
-        head = layers[-1].then(f"{last}.0", f"{last}.1", "pwconv", channels)
-        classifier = Convolution(
-            "classifier.1", None, "pwconv", 1, 1, channels, self.classes, relu6=False
-        )
-        return (*layers, head, classifier)
+        return _convolutions(self.width, self.resolution, self.classes)
 
     def state_shapes(self) -> dict[str, tuple[int, ...]]:
         """The keys and shapes of torchvision's state dict, in its order."""
@@ -200,6 +138,27 @@ class Architecture:
         return self.weights + sum(
             conv.out_channels * (1 if conv.norm is None else 2) for conv in self.convolutions()
         )
+
+
+def _convolutions(width: float, resolution: int, classes: int) -> tuple[Convolution, ...]:
+    side, stem_channels = resolution, round_channels(STEM_CHANNELS * width)
+    stem = Convolution(
+        "features.0.0", "features.0.1", "conv", side, side, IMAGE_CHANNELS, stem_channels, 2
+    )
+    layers = [stem]
+    blocks = [
+        (t, round_channels(c * width), stride)
+        for t, c, n, s in TABLE
+        for stride in (s, *[1] * (n - 1))
+    ]
+    for index, (expansion, channels, stride) in enumerate(blocks, start=1):
+        layers += _inverted_residual(f"features.{index}", layers[-1], expansion, channels, stride)
+    # The paper, Section 4: below width 1 the last convolution keeps all its channels.
+    channels = round_channels(HEAD_CHANNELS * max(1.0, width))
+    last = f"features.{len(blocks) + 1}"
+    head = layers[-1].then(f"{last}.0", f"{last}.1", "pwconv", channels)
+    classifier = Convolution("classifier.1", None, "pwconv", 1, 1, channels, classes, relu6=False)
+    return (*layers, head, classifier)
 
 
 def _inverted_residual(

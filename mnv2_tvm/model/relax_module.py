@@ -7,7 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 from tvm import relax
 
-from mnv2_tvm.model.architecture import Architecture, Convolution
+from mnv2_tvm.model.architecture import Architecture
+from mnv2_tvm.model.convolution import Convolution
 
 Params = Mapping[str, NDArray[np.floating]]
 

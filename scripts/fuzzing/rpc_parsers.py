@@ -28,7 +28,7 @@ _MAGIC = struct.pack("<i", base.RPC_TRACKER_MAGIC)
 _SIZES = (-5, -1, 0, 1, 2**24, 2**31 - 1, -(2**31))
 _SERVERS = [
     {"key": "server:rasp4", "addr": ["10.0.0.7", 9091]},
-    {"key": "server:proxy", "addr": ["10.0.0.8", "9092"], "boards": {"rasp4": 2, "rasp5": 1}},
+    {"key": "server:rasp5", "addr": ["10.0.0.8", "9092"]},
 ]
 _SUMMARY = [0, {"server_info": _SERVERS, "queue_info": {"rasp4": {"free": 2, "pending": 0}}}]
 _REQUEST = [0, ["10.0.0.7", 9091, "rasp4:0.123"]]

@@ -50,7 +50,7 @@ _TOLD = (
 )
 _INFO: dict[str, Any] = {
     **dict.fromkeys(("python", "machine"), "3.11"),
-    **{"name": "pi", "alias": "pi#1", "cpu": "ARM Cortex-A72", "features": ["fp", "asimd"]},
+    **{"name": "pi", "cpu": "ARM Cortex-A72", "features": ["fp", "asimd"]},
     **{"cores": 4, "clock_mhz": 1500.0, "temperature_c": 48.2, "emulated": False},
     **{name: versions()[name] for name in ("apache-tvm", "apache-tvm-ffi")},
 }

@@ -8,7 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mnv2_tvm.model.architecture import Architecture, Convolution
+from mnv2_tvm.model.architecture import Architecture
+from mnv2_tvm.model.convolution import Convolution
 from mnv2_tvm.model.folding import BATCH_NORM_EPSILON
 
 

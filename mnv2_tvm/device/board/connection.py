@@ -6,18 +6,18 @@ import time
 from .words import address_text, say
 
 _PAUSE_S = 5  # between two tries at most
-_SILENCE_S = 20  # a tracker or proxy that is silent for so long is gone
+_SILENCE_S = 20  # a tracker that is silent for so long is gone
 # Seconds of silence, seconds between the questions after it, and how many of these.
 _KEEPALIVE = {socket.TCP_KEEPIDLE: 30, socket.TCP_KEEPINTVL: 10, socket.TCP_KEEPCNT: 6}
 
 
-def connect_patiently(what: str, address: "tuple[str, int]") -> socket.socket:
-    """A connection to the tracker or the proxy, tried for ever.
+def connect_patiently(address: "tuple[str, int]") -> socket.socket:
+    """A connection to the tracker, tried for ever.
 
     It is there again soon after the other side is: somebody may wait for this board. What is tried
     is said until the pause no longer grows, for that may last for days.
     """
-    where = f"{what} {address_text(*address)}"
+    where = f"tracker {address_text(*address)}"
     pause_s, said_s = 1, 0
     while True:
         try:

@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import Any
 
 
-def board_info(emulated: bool, alias: "str | None" = None) -> dict[str, Any]:
+def board_info(emulated: bool) -> dict[str, Any]:
     """What this board is and how warm it runs now; None for what it does not tell.
 
-    An emulated board sees the host's clock and temperature, so it tells neither. The `alias` tells
-    apart boards that have one address, that of their proxy.
+    An emulated board sees the host's clock and temperature, so it tells neither.
     """
     text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
     fields = dict(re.findall(r"^([\w ]+?)\s*:\s*(.*)$", text, re.MULTILINE))
@@ -26,7 +25,6 @@ def board_info(emulated: bool, alias: "str | None" = None) -> dict[str, Any]:
         "apache-tvm-ffi": version("apache-tvm-ffi"),
         "python": platform.python_version(),
         "name": platform.node(),
-        "alias": alias,
         "machine": platform.machine(),
         "cpu": "qemu-user" if emulated else cpu or platform.machine(),
         "features": [] if emulated else features,

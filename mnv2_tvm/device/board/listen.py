@@ -1,7 +1,7 @@
 """TVM's own RPC listener, kept going where it would end or spin.
 
-It registers with the tracker, or with a proxy, and forks a process for each session. A session
-that crashes ends TVM's loop, so that loop is entered again at once.
+It registers with the tracker and forks a process for each session. A session that crashes ends
+TVM's loop, so that loop is entered again at once.
 """
 
 import argparse
@@ -10,9 +10,7 @@ import json
 import logging
 import multiprocessing
 import os
-import platform
 import re
-import secrets
 import select
 import signal
 import socket
@@ -24,7 +22,6 @@ from typing import Any, NoReturn
 
 from .connection import connect_patiently, keep_alive
 from .info import board_info
-from .through_proxy import serve_through_proxy
 from .words import ending, say
 
 _GREETING_S = 5  # who connects says within this who he is
@@ -42,29 +39,24 @@ def listen(options: argparse.Namespace, scratch: str) -> NoReturn:
 
     # TVM's own spins on any error but a refused connection, and then waits for ever on a silent
     # tracker.
-    base.connect_with_retry = partial(connect_patiently, "tracker")
+    base.connect_with_retry = connect_patiently
     server._serve_loop = partial(_serve_session, server._serve_loop)
     log = logging.Handler()
     log.emit = _log  # type: ignore[method-assign]
     server.logger.handlers = [log]
     # Sessions inherit what is registered here only by fork.
     multiprocessing.set_start_method("fork")
-    alias = f"{platform.node()}-{secrets.token_hex(2)}" if options.proxy else None
     tvm_ffi.register_global_func(
-        "mnv2.board_info", lambda: json.dumps(board_info(options.emulated, alias))
+        "mnv2.board_info", lambda: json.dumps(board_info(options.emulated))
     )
-    if options.proxy:
-        serve = partial(serve_through_proxy, options.proxy, options.key)
-    else:
-        socket_ = _open(options.host, options.port)
-        port = socket_.getsockname()[1]
-        say(f"{options.key} listens on {options.host} port {port}")
-        tracker = (options.tracker, None, options.address)
-        serve = partial(server._listen_loop, socket_, port, options.key, *tracker)
+    socket_ = _open(options.host, options.port)
+    port = socket_.getsockname()[1]
+    say(f"{options.key} listens on {options.host} port {port}")
+    tracker = (options.tracker, None, options.address)
     while True:
         os.chdir(scratch)  # a failed session leaves us in its folder
         try:
-            serve()
+            server._listen_loop(socket_, port, options.key, *tracker)
         except Exception as error:
             crash = re.search(r"exited unsuccessfully with error code (-?\d+)", str(error))
             if crash:

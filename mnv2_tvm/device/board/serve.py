@@ -131,9 +131,9 @@ def _port(text: str) -> int:
 def main(arguments: "list[str] | None" = None) -> int:
     """Run the server; 0 after a signal to end."""
     parser = argparse.ArgumentParser(description="A supervised TVM RPC server for a board.")
-    where = parser.add_mutually_exclusive_group(required=True)
-    where.add_argument("--tracker", type=_address, metavar="HOST:PORT", help="register there")
-    where.add_argument("--proxy", type=_address, metavar="HOST:PORT", help="a TVM RPC proxy")
+    parser.add_argument(
+        "--tracker", type=_address, metavar="HOST:PORT", required=True, help="register there"
+    )
     parser.add_argument("--key", required=True, help="the name of the target")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on")
     parser.add_argument("--port", type=_port, default=0, help="port to listen on; 0: any free one")
@@ -141,14 +141,14 @@ def main(arguments: "list[str] | None" = None) -> int:
     parser.add_argument("--emulated", action="store_true", help="not real hardware: say so")
     parser.add_argument("--with-parent", type=int, default=0, metavar="PID", help="end with it")
     options = parser.parse_args(arguments)
-    if not options.proxy and not is_loopback(options.host):
+    if not is_loopback(options.host):
         say(open_port_warning("board", options.host))
-    elif options.tracker and not options.address and not is_loopback(options.tracker[0]):
+    elif not options.address and not is_loopback(options.tracker[0]):
         parser.error(
             "the tracker is on another machine, but this server would listen on 127.0.0.1 only: "
             "add --host 0.0.0.0 in a network that you trust, or tunnel with ssh as README.txt shows"
         )
-    if options.tracker and is_loopback(options.host):
+    if is_loopback(options.host):
         # A tracker on ::1 would give out that address, and the server listens on 127.0.0.1.
         options.address = options.address or options.host
     return supervise(options)

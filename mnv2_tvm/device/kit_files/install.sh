@@ -5,9 +5,7 @@ usage() {
     cat <<'END'
 usage: ./install.sh --tracker HOST:PORT [--boot [--user NAME]] [--host ADDRESS] [--port PORT]
                     [--address ADDRESS]
-       ./install.sh --proxy HOST:PORT [--boot [--user NAME]]
   --tracker  where to register, as @TARGET@
-  --proxy    the proxy instead, for a board that cannot be reached: behind NAT
   --boot     start now and at every boot (systemd), instead of here until Ctrl-C
   --user     with --boot: the user whom the server runs as, by default the one who runs this;
              never root: whoever reaches the server runs any code as this user
@@ -22,7 +20,7 @@ fail() {
     exit 1
 }
 here=$(cd "$(dirname "$0")" && pwd)
-boot= user= where= host=127.0.0.1 port=@BOARD_PORT@ address=
+boot= user= tracker= host=127.0.0.1 port=@BOARD_PORT@ address=
 while [ $# -gt 0 ]; do
     case $1 in
         --boot) boot=yes; shift; continue ;;
@@ -33,7 +31,7 @@ while [ $# -gt 0 ]; do
         *[!][A-Za-z0-9.:_-]*) fail "$1 '$2' is no address and no port" ;;
     esac
     case $1 in
-        --tracker | --proxy) where="$1 $2" ;;
+        --tracker) tracker=$2 ;;
         --user) user=$2 ;;
         --host) host=$2 ;;
         --port) port=$2 ;;
@@ -42,7 +40,7 @@ while [ $# -gt 0 ]; do
     esac
     shift 2
 done
-[ -n "$where" ] || { usage >&2; exit 2; }
+[ -n "$tracker" ] || { usage >&2; exit 2; }
 if [ -n "$boot" ]; then
     user=${user:-$(id -un)}
     id "$user" >/dev/null 2>&1 || fail "there is no user $user"
@@ -63,7 +61,7 @@ fi
 "$here/venv/bin/pip" install --quiet --disable-pip-version-check --only-binary=:all: \
     -r "$here/requirements.txt" || fail "pip could not install TVM; its lines above say why"
 
-options="$where --key @TARGET@ --host $host --port $port $address"
+options="--tracker $tracker --key @TARGET@ --host $host --port $port $address"
 if [ -z "$boot" ]; then
     cd "$here"
     # The options hold no spaces: each was checked.
