@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mnv2_tvm.model.architecture import IMAGE_CHANNELS, Architecture, Convolution
+from mnv2_tvm.model.architecture import IMAGE_CHANNELS, Architecture
+from mnv2_tvm.model.convolution import Convolution
 from mnv2_tvm.model.folding import BATCH_NORM_EPSILON
 from mnv2_tvm.model.interpreter import Array, conv2d
 
