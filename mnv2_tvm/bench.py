@@ -34,6 +34,7 @@ from mnv2_tvm.memory import measure_in_child
 from mnv2_tvm.model import Architecture
 from mnv2_tvm.network import SourceNetwork
 from mnv2_tvm.peak import PeakProbe
+from mnv2_tvm.search.records import Decisions
 from mnv2_tvm.target import Target
 from mnv2_tvm.versions import versions
 from mnv2_tvm.via.bench import bench_on_device
@@ -144,12 +145,15 @@ def bench_via(
     warmup: int = 10,
     seed: int = 0,
     per_layer: bool = False,
+    decisions: Decisions | None = None,
 ) -> BenchResult:
     """The same on a device with nothing installed, by a static program over ssh or adb."""
     _check_counts(runs, warmup)
     device = Device(parse_via(via), target, runner)
     options = {"threads": threads, "runs": runs, "warmup": warmup, "seed": seed}
-    times, manifest = bench_on_device(device, source, per_layer=per_layer, **options)
+    times, manifest = bench_on_device(
+        device, source, per_layer=per_layer, decisions=decisions, **options
+    )
     return _of_board(times, manifest, runs, warmup, seed)
 
 
@@ -208,6 +212,7 @@ def main(
     weights: Annotated[Path | None, typer.Option(help="A .pth or .safetensors file.")] = None,
     seed: cli.Seed = 0,
     threads: Annotated[int | None, typer.Option(min=1, max=64, help="Default: as built.")] = None,
+    log_dir: cli.LogDir = None,
     cpus: Annotated[
         str | None, typer.Option(help="A thread on each of these CPUs, such as 4,5,6,7.")
     ] = None,
@@ -252,24 +257,26 @@ def main(
         if target is None:
             assert library is not None
             why = "goes with --target: a library has its own already"
-            _refuse(context, ("width", "resolution", "classes", "batch"), why)
-            folder, source = library, source_of(library, weights)
+            _refuse(context, ("width", "resolution", "classes", "batch", "log_dir"), why)
+            folder, source, decisions = library, source_of(library, weights), None
         else:
             folder, machine = Path(scratch) / "library", Target.load(target)
             source = SourceNetwork.make(
                 Architecture(width, resolution, classes, batch), weights, seed
             )
             threads = 1 if threads is None else threads
+            decisions = Decisions.load(machine, threads, log_dir)
+            records = {"threads": threads, "decisions": decisions}
             if not (program or via or tracker):
                 machine.require_here()
             if program:
-                build_program(machine, source, program, threads=threads, seed=seed)
+                build_program(machine, source, program, seed=seed, **records)  # type: ignore[arg-type]
                 print(f"{program} measures itself on a machine of {machine.name}; see its --help")
                 return
             if not via:
-                build(machine, source, folder, threads=threads)
+                build(machine, source, folder, **records)  # type: ignore[arg-type]
         if via:
-            result = bench_via(machine, source, via, runner=runner, threads=threads, **options)  # type: ignore[arg-type]
+            result = bench_via(machine, source, via, runner=runner, **records, **options)  # type: ignore[arg-type]
         elif there:
             key = Manifest.read(folder).target
             address = Address(there, key, plain_server)
@@ -277,14 +284,18 @@ def main(
         else:
             here = {"threads": threads, "baseline": baseline, "cpus": pinned}
             result = bench(folder, source, **here, **options)  # type: ignore[arg-type]
-    _show(result, json_file)
+    names = [layer["name"] for layer in result.manifest.layers]
+    _show(result, decisions.told(names) if decisions else "", json_file)
 
 
-def _show(result: BenchResult, json_file: Path | None) -> None:
+def _show(result: BenchResult, records: str, json_file: Path | None) -> None:
     console = cli.plain_console(
         width=None if sys.stdout.isatty() else _PLAIN_COLUMNS, soft_wrap=True
     )
-    console.print(summary(result))
+    table = summary(result)
+    if records:
+        table.add_row("records", records)
+    console.print(table)
     if result.layers:
         console.print(layer_table(result.layers))
     if json_file is not None:

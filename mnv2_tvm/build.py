@@ -47,10 +47,10 @@ def build(
 
     `package` writes the folder of `mnv2_tvm.deploy.package` and `manifest.json` instead. For a
     microcontroller the library is `libmnv2.a`; UserError where it does not fit its memory.
-    `decisions` are by default those of the shipped tuning log. The files of an earlier build in
-    `output` are replaced as `mnv2_tvm.replace` tells, and nothing else there is touched. Raises
-    UserError where `output` cannot be written, holds other things only, or an earlier build that
-    was changed since.
+    `decisions` are by default those of the user's records, then of the shipped ones. The files of
+    an earlier build in `output` are replaced as `mnv2_tvm.replace` tells, and nothing else there is
+    touched. Raises UserError where `output` cannot be written, holds other things only, or an
+    earlier build that was changed since.
     """
     decisions = decisions or Decisions.load(target, threads)
     names = file_names(target, package)
@@ -184,8 +184,8 @@ def _manifest(
     )
 
 
-def summary(manifest: Manifest, output: Path) -> Table:
-    """What was built, in a few rows."""
+def summary(manifest: Manifest, output: Path, decisions: Decisions) -> Table:
+    """What was built, and by whose records, in a few rows."""
     table = Table.grid(padding=(0, 2))
     kib = {
         name: f"{getattr(manifest, f'{name}_bytes') / 1024:.0f} KiB"
@@ -199,6 +199,8 @@ def summary(manifest: Manifest, output: Path) -> Table:
     table.add_row("weights", f"{manifest.weights}, {kib['weight']}")
     table.add_row("memory", f"workspace {kib['workspace']}, code {kib['code']}")
     table.add_row("FLOPs on", f"{share} kernels")
+    if records := decisions.told(layer["name"] for layer in manifest.layers):
+        table.add_row("records", records)
     return table
 
 
@@ -214,7 +216,7 @@ def main(
     ] = None,
     threads: cli.Threads = 1,
     seed: cli.Seed = 0,
-    log_dir: Annotated[Path | None, typer.Option(help="Tuning logs; default: shipped.")] = None,
+    log_dir: cli.LogDir = None,
     dump: Annotated[Path | None, typer.Option(help="Write the IR of each phase here.")] = None,
     package: Annotated[
         bool,
@@ -243,7 +245,7 @@ def main(
         dump=dump,
         package=package,
     )
-    cli.console().print(summary(manifest, output))
+    cli.console().print(summary(manifest, output, decisions))
 
 
 if __name__ == "__main__":

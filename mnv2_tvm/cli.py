@@ -57,6 +57,10 @@ Via = Annotated[
 Runner = Annotated[
     str | None, typer.Option(help="With --via: before the program there, e.g. 'taskset f0'.")
 ]
+LogDir = Annotated[
+    Path | None,
+    typer.Option(help="Tuning logs to take records from; default: yours, then the shipped ones."),
+]
 Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of random weights and inputs.")]
 
 

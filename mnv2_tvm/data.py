@@ -1,7 +1,8 @@
 """Where the shipped data lies, `targets/` and `tuning_logs/`, and where a user's own logs go.
 
-The shipped data stand beside the package in a checkout and inside it in a wheel. What a user
-measures with an installed package must survive its upgrade, so it goes into the user's folder.
+The shipped data stand beside the package in a checkout and inside it in a wheel, and are only read.
+What a user measures goes into the user's folder: it must survive an upgrade, and an installed
+package may be read-only.
 """
 
 import os
@@ -19,34 +20,16 @@ def data_folder(name: str) -> Path:
     return inside if inside.is_dir() else _PACKAGE.parent / name
 
 
-def log_folders() -> list[Path]:
-    """The folders of tuning logs to read, the one to write into last.
+def shipped_logs() -> Path:
+    """The folder of shipped tuning logs."""
+    return data_folder(_LOGS)
 
-    That of a checkout, where it can be written to; else the shipped one and the user's own. Without
-    a home folder there is only the shipped one.
+
+def own_logs() -> Path | None:
+    """The folder of the user's own tuning logs, which need not be there; None without a home.
+
+    By the XDG base directory specification, which ignores paths that are not absolute.
     """
-    shipped = data_folder(_LOGS)
-    if shipped.parent != _PACKAGE and os.access(
-        shipped if shipped.exists() else shipped.parent, os.W_OK
-    ):
-        return [shipped]
-    own = _user_folder()
-    return [shipped, own] if own else [shipped]
-
-
-def written_log_folder() -> Path:
-    """The last of `log_folders`. Raises UserError where it would be the installed package's."""
-    folder = log_folders()[-1]
-    if folder.parent == _PACKAGE:
-        raise UserError(
-            "there is no home folder for your tuning logs: set HOME or XDG_DATA_HOME, or give "
-            "--log-dir DIR"
-        )
-    return folder
-
-
-def _user_folder() -> Path | None:
-    """By the XDG base directory specification, which ignores paths that are not absolute."""
     data = Path(os.environ.get("XDG_DATA_HOME", ""))
     if not data.is_absolute():
         try:
@@ -58,3 +41,14 @@ def _user_folder() -> Path | None:
             return None
         data = home / ".local" / "share"
     return data / "mnv2_tvm" / _LOGS
+
+
+def written_logs() -> Path:
+    """The same to write into. Raises UserError where there is none."""
+    folder = own_logs()
+    if folder is None:
+        raise UserError(
+            "there is no home folder for your tuning logs: set HOME or XDG_DATA_HOME, or give "
+            "--log-dir DIR"
+        )
+    return folder

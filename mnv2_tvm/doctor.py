@@ -157,6 +157,7 @@ def _probe(name: str, arguments: list[str], remedy: str) -> Finding:
     try:
         done = subprocess.run(
             [sys.executable, *arguments],
+            env={"XDG_CACHE_HOME": os.devnull, **os.environ},  # TVM wants it or a home
             capture_output=True,
             text=True,
             timeout=PROBE_TIMEOUT_S,

@@ -36,6 +36,7 @@ class Shown:
     fused: bool  # False for a block that is done layer by layer, so that this would be its kernel
     source: str  # tuned, tuned elsewhere or default
     record: Record | None
+    file: Path | None  # where the record stands
     registers: int
     scratch_bytes: int  # of each thread
     panel_bytes: int  # packed weights that one pass of the innermost loops reads
@@ -55,6 +56,7 @@ def show(layer: Layer, target: Target, *, threads: int = 1, log_dir: Path | None
         fused=chosen is not None,
         source=decisions.source(layer),
         record=decisions.records.get(layer),
+        file=decisions.files.get(layer),
         registers=schedule.registers(layer, target),
         scratch_bytes=4 * schedule.scratch_floats(layer),
         panel_bytes=schedule.panel_bytes(layer),
@@ -111,7 +113,7 @@ def _print(shown: Shown, target: Target, console: Console) -> None:
         emulated = "emulated, no time of real hardware; " if record.emulated else ""
         origin = (
             f"a record, {shown.source}: {record.median_us:.1f} us inside the network; "
-            f"{emulated}{printable(where)}"
+            f"{emulated}{printable(where)}; in {printable(shown.file, limit=4000)}"
         )
     weights = "none"
     if shown.panel_bytes:
@@ -148,7 +150,7 @@ def main(
     width: cli.Width = 1.0,
     resolution: cli.Resolution = 224,
     threads: cli.Threads = 1,
-    log_dir: Annotated[Path | None, typer.Option(help="Tuning logs; default: shipped.")] = None,
+    log_dir: cli.LogDir = None,
 ) -> None:
     """Show the schedules of a network's layers, or of one layer with its loop nest."""
     machine = Target.load(target)
@@ -164,9 +166,11 @@ def main(
     layers = [one for one in every if fnmatchcase(one.name, layer or "*")]
     if not layers:
         raise UserError(f"no layer matches '{layer}'; leave --layer out to see all")
-    overview = _overview(layers, Decisions.load(machine, threads, log_dir))
+    decisions = Decisions.load(machine, threads, log_dir)
     console.print(f"{width}-{resolution} on {machine.name}", highlight=False)
-    console.print(overview)
+    console.print(_overview(layers, decisions))
+    if records := decisions.told(dict.fromkeys(layer.name for layer in layers)):
+        console.print(f" records: {records}")
 
 
 if __name__ == "__main__":

@@ -40,6 +40,7 @@ class TuneReport:
     """What a search did and found."""
 
     records: list[Record]
+    folder: Path  # of the log that keeps them
     tally: Tally
     result: InNetwork
     seconds: float
@@ -113,6 +114,8 @@ def tune(
             board=board,
         )
         base = Decisions.load(target, threads, log_dir, machine.cpu)
+        if known := base.told(one.name for one in wanted):
+            progress.line(f"records until now: {known}")
         measured = [search for search in searches if search.best]
         result = measure_in_network(
             measured,
@@ -128,7 +131,7 @@ def tune(
         )
     records = _records(measured, result, threads, machine)
     log.keep(records)
-    return TuneReport(records, tally, result, time.monotonic() - start)
+    return TuneReport(records, log.folder, tally, result, time.monotonic() - start)
 
 
 def _check_numbers(threads: int, trials: int, time_budget_s: float) -> None:
@@ -221,7 +224,7 @@ def main(
     layer: Annotated[str, typer.Option(help="Only layers whose name matches this glob.")] = "*",
     log_dir: Annotated[
         Path | None,
-        typer.Option(help="Tuning logs; default: the checkout's, or with a wheel your own."),
+        typer.Option(help="Tuning logs to read and write; default: your own."),
     ] = None,
     seed: cli.Seed = 0,
     tracker: Annotated[
@@ -254,7 +257,7 @@ def main(
         f"{report.seconds:.0f} s in all"
     )
     print(f"whole network: {result.default_ms:.3f} ms by default, {result.tuned_ms:.3f} ms tuned")
-    print(f"{len(report.records)} records kept in {TuningLog.of(machine, log_dir).folder}")
+    print(f"{len(report.records)} records kept in {report.folder}")
 
 
 if __name__ == "__main__":

@@ -66,6 +66,14 @@ def skip_if_not_runnable(target: Target) -> None:
         pytest.skip(f"{target.name} needs {', '.join(lacking)}")
 
 
+@pytest.fixture(scope="session", autouse=True)
+def no_records_of_the_user(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A data folder of the tests' own: what their user has tuned would change what they build."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_DATA_HOME", str(tmp_path_factory.mktemp("data")))
+        yield
+
+
 @pytest.fixture(params=machines())
 def target(request: pytest.FixtureRequest) -> Target:
     """Every machine that has a target file."""

@@ -5,13 +5,14 @@ import os
 import resource
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from small_search import SEARCHED, space_of, timed
 
-from mnv2_tvm.data import log_folders, written_log_folder
+from mnv2_tvm.data import own_logs, written_logs
 from mnv2_tvm.device.failure import Failure, Kind
 from mnv2_tvm.errors import UserError
 from mnv2_tvm.search.entries import Measurement, Record
@@ -145,46 +146,71 @@ def test_a_full_disk_loses_nothing(here: Target, log: TuningLog) -> None:
 
 
 @pytest.fixture
-def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The package as a wheel leaves it, its logs inside; the folder of the shipped ones."""
+def shipped(here: Target, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> TuningLog:
+    """The log that an installed package carries, with a user who has a home folder."""
     monkeypatch.setattr("mnv2_tvm.data._PACKAGE", tmp_path / "site" / "mnv2_tvm")
-    shipped = tmp_path / "site" / "mnv2_tvm" / "tuning_logs"
-    shipped.mkdir(parents=True)
+    logs = tmp_path / "site" / "mnv2_tvm" / "tuning_logs"
+    logs.mkdir(parents=True)
     monkeypatch.delenv("XDG_DATA_HOME", raising=False)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    return shipped
+    return TuningLog.of(here, logs)
 
 
-def test_with_an_installed_package_records_are_the_users(
-    installed: Path, here: Target, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_what_a_user_tunes_comes_before_what_is_shipped(
+    shipped: TuningLog, here: Target, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     own = tmp_path / "home" / ".local" / "share" / "mnv2_tvm" / "tuning_logs"
-    assert log_folders() == [installed, own] and written_log_folder() == own
     points = space_of(LAYER, here)
     cpu = {"cpu": Machine.here().cpu}
-    shipped, mine = (Record(LAYER, 1, p, 99.0, (98.0, 99.0), 0.0, cpu) for p in points[:2])
-    TuningLog(installed / here.name).open_for_writing()
-    TuningLog(installed / here.name).keep([shipped])
-    assert Decisions.load(here, 1).records == {LAYER: shipped}
-    before = {path: path.read_bytes() for path in installed.rglob("*.jsonl")}
-    TuningLog.to_write(here).keep([mine])
-    assert Decisions.load(here, 1).records == {LAYER: mine}
-    assert {path: path.read_bytes() for path in installed.rglob("*.jsonl")} == before
+    theirs, mine, stale = (
+        Record(LAYER, 1, point, 99.0, (98.0, 99.0), 0.0, cpu | {"date": date})
+        for point, date in zip(points[:3], ("2026-01-03", "2026-01-02", "2026-01-01"), strict=True)
+    )
+    stale = replace(stale, median_us=1e-9)  # no CPU is that fast
+    shipped.open_for_writing()
+    shipped.keep([theirs])
+    before = {path: path.read_bytes() for path in shipped.folder.iterdir()}
+    decisions = Decisions.load(here, 1)
+    assert decisions.records == {LAYER: theirs}
+    assert decisions.told([LAYER.name] * 2) == f"2 in {shipped.folder / RECORDS}"
+    log = TuningLog.to_write(here)
+    assert log.folder == own / here.name
+    for record, chosen, folder in ((stale, theirs, shipped.folder), (mine, mine, log.folder)):
+        log.keep([record])
+        decisions = Decisions.load(here, 1)
+        assert (decisions.records, decisions.files) == ({LAYER: chosen}, {LAYER: folder / RECORDS})
+    assert {path: path.read_bytes() for path in shipped.folder.iterdir()} == before
+    assert Decisions.load(here, 1, shipped.folder.parent).records == {LAYER: theirs}
+
+
+def test_where_a_user_has_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
-    assert written_log_folder() == tmp_path / "data" / "mnv2_tvm" / "tuning_logs"
+    assert written_logs() == own_logs() == tmp_path / "data" / "mnv2_tvm" / "tuning_logs"
+    monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("XDG_DATA_HOME", "data")  # not absolute: the specification ignores it
-    assert written_log_folder() == own
+    assert written_logs() == tmp_path / ".local" / "share" / "mnv2_tvm" / "tuning_logs"
 
 
-@pytest.mark.usefixtures("installed")
-def test_without_a_home_folder_one_is_told(
-    here: Target, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_home_is_needed_for_writing_only(
+    shipped: TuningLog,
+    here: Target,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setenv("HOME", "")
-    Decisions.load(here, 1)  # the shipped ones
-    with pytest.raises(UserError, match="--log-dir"):
-        TuningLog.to_write(here)
+    """None, one that is a file, and one in which the records cannot be read."""
+    record = Record(LAYER, 1, space_of(LAYER, here)[0], 99.0, (98.0, 99.0), 0.0, {"cpu": "c"})
+    shipped.open_for_writing()
+    shipped.keep([record])
     (tmp_path / "file").touch()
-    monkeypatch.setenv("HOME", str(tmp_path / "file"))
-    with pytest.raises(UserError, match="--log-dir"):
-        TuningLog.to_write(here)
+    for home in ("", str(tmp_path / "file")):
+        monkeypatch.setenv("HOME", home)
+        assert Decisions.load(here, 1).records == {LAYER: record}
+        with pytest.raises(UserError, match="--log-dir"):
+            TuningLog.to_write(here)
+        assert capsys.readouterr().err == ""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    path = TuningLog.to_write(here).folder / RECORDS
+    path.mkdir()
+    assert Decisions.load(here, 1).records == {LAYER: record}
+    assert f"{path} is not an ordinary file" in capsys.readouterr().err

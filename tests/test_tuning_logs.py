@@ -21,6 +21,7 @@ from mnv2_tvm.search.problem import TOLERANCE
 from mnv2_tvm.search.records import RECORDS, Decisions
 from mnv2_tvm.target import Target
 
+COMMAND = "python -m mnv2_tvm.tune --log-dir tuning_logs --target"
 FILES = sorted(data_folder("tuning_logs").glob(f"*/{RECORDS}"))
 LINES = [
     pytest.param(path.parent.name, line, id=f"{path.parent.name}-{number}")
@@ -46,7 +47,7 @@ def record_of(line: str) -> Record:
 def test_records_cover_the_network(target_name: str) -> None:
     """Every layer and every block of it has one of its own."""
     path = data_folder("tuning_logs") / target_name / RECORDS
-    assert path.is_file(), f"run python -m mnv2_tvm.tune --target {target_name}"
+    assert path.is_file(), f"run {COMMAND} {target_name}"
     records = [record_of(line) for line in path.read_text(encoding="utf-8").splitlines()]
     tuned = {record.layer.name for record in records if record.threads == 1}
     assert layer_names() - tuned == set()
@@ -70,7 +71,7 @@ def test_record_is_current(target_name: str, line: str) -> None:
         assert record.layer.parts != (record.layer,)
         return
     space = schedule_class(record.layer).space(record.layer, target)
-    assert record.schedule in space, f"stale: run python -m mnv2_tvm.tune --target {target_name}"
+    assert record.schedule in space, f"stale: run {COMMAND} {target_name}"
 
 
 @pytest.mark.parametrize(("target_name", "line"), LINES)

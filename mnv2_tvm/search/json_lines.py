@@ -109,11 +109,11 @@ def naming(path: Path) -> Iterator[None]:
 
 
 def _raw_lines(path: Path) -> list[bytes]:
-    if path.exists() and not path.is_file():
-        raise UserError(f"{path} is not an ordinary file; give another --log-dir")
     try:
+        if path.exists() and not path.is_file():
+            raise UserError(f"{path} is not an ordinary file; give another --log-dir")
         data = path.read_bytes()
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return []
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror or error}") from error

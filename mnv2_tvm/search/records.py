@@ -1,16 +1,18 @@
-"""Tuning logs of a target: `tuning_logs/TARGET/`.
+"""Tuning logs of a target: `TARGET/` in the user's data folder, in `tuning_logs/`, or elsewhere.
 
-`records.jsonl` is small and committed: the kept decisions, one line a layer, thread count and CPU,
-with the time they took inside the network and where they come from. `measurements.jsonl` is
-every candidate ever measured there; it stays on the machine, and a later search learns from it.
+`records.jsonl` is small: the kept decisions, one line a layer, thread count and CPU, with the time
+they took inside the network and where they come from. Those in `tuning_logs/` are committed and
+shipped. `measurements.jsonl` is every candidate ever measured there; it stays on the machine, and a
+later search learns from it.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
-from mnv2_tvm.data import log_folders, written_log_folder
+from mnv2_tvm.data import own_logs, shipped_logs, written_logs
 from mnv2_tvm.errors import UserError
 from mnv2_tvm.host import this_host
 from mnv2_tvm.kernels import Schedule, schedule_class
@@ -35,27 +37,22 @@ _BUSY = 0.75  # share of the threads' time that a record for one thread must kee
 
 @dataclass(frozen=True)
 class TuningLog:
-    """The folder of one target's logs, and others that are only read."""
+    """The folder of one target's logs."""
 
     folder: Path
-    shipped: tuple[Path, ...] = ()
 
     @classmethod
-    def of(cls, target: Target, log_dir: Path | None = None) -> "TuningLog":
-        """In `log_dir/TARGET`, by default in `tuning_logs/TARGET` of the checkout or of the user.
-
-        The user's own records come before those that are shipped.
-        """
-        folders = [log_dir] if log_dir else log_folders()
-        *shipped, own = [folder / target.name for folder in folders]
-        return cls(own, tuple(shipped))
+    def of(cls, target: Target, log_dir: Path) -> "TuningLog":
+        """That in `log_dir`."""
+        return cls(log_dir / target.name)
 
     @classmethod
     def to_write(cls, target: Target, log_dir: Path | None = None) -> "TuningLog":
-        """The same, its folder made. Raises UserError where it cannot be written to."""
-        if log_dir is None:
-            written_log_folder()
-        log = cls.of(target, log_dir)
+        """In `log_dir`, by default in the user's data folder; the target's folder there is made.
+
+        Raises UserError where it cannot be written to.
+        """
+        log = cls.of(target, log_dir or written_logs())
         log.open_for_writing()
         return log
 
@@ -72,16 +69,8 @@ class TuningLog:
 
     def records(self) -> list[Record]:
         """All kept records; corrupt lines are named on stderr and skipped."""
-        return [record for record, _ in self.located_records()]
-
-    def located_records(self) -> list[tuple[Record, Path]]:
-        """The same, each with the file that it stands in."""
-        found: dict[object, tuple[Record, Path]] = {}
-        for folder in (*self.shipped, self.folder):
-            path = folder / RECORDS
-            lines = read_lines(path, Record.from_json)
-            found |= {line.value.key: (line.value, path) for line in lines if line.value}
-        return list(found.values())
+        lines = read_lines(self.folder / RECORDS, Record.from_json)
+        return list({line.value.key: line.value for line in lines if line.value}.values())
 
     def keep(self, records: Iterable[Record]) -> None:
         """Replace the records of the same layers, thread counts and CPUs, in one step.
@@ -117,6 +106,7 @@ class Decisions:
     target: Target
     tuned: Mapping[Layer, Schedule | None]
     records: Mapping[Layer, Record] = field(default_factory=dict)  # where `tuned` comes from
+    files: Mapping[Layer, Path] = field(default_factory=dict)  # in which these stand
     cpu: str = ""  # whose records come first
 
     @classmethod
@@ -126,28 +116,29 @@ class Decisions:
         """From the records of `cpu`, by default this host's, else from those of another CPU.
 
         Of one CPU those for `threads` come first, then those for one thread where they split: a
-        strip as high as the image is good for one thread and leaves others nothing to do.
+        strip as high as the image is good for one thread and leaves others nothing to do. Of equal
+        ones the user's own come before the shipped ones; with `log_dir` there are only those in it.
         Raises UserError for less than one thread, and where there is no folder `log_dir`.
         """
         if threads < 1:
             raise UserError(f"{threads} threads: give 1 to 64")
         if log_dir is not None and not log_dir.is_dir():
             raise UserError(f"{log_dir} is not a folder of tuning logs")
-        log = TuningLog.of(target, log_dir)
         cpu = this_host().cpu if cpu is None else cpu
 
         @cache
         def space(layer: Layer) -> frozenset[Schedule]:
             return frozenset(schedule_class(layer).space(layer, target))
 
-        def rank(found: tuple[Record, Path]) -> tuple[bool, bool, bool, str, float]:
+        def rank(found: tuple[int, Record, Path]) -> tuple[bool, bool, bool, int, str, float]:
             """The higher the better. Times of two CPUs do not compare; the later record wins."""
-            record, _ = found
-            here = (record.cpu == cpu, not record.emulated, record.threads == threads)
+            place, record, _ = found
+            here = (record.cpu == cpu, not record.emulated, record.threads == threads, place)
             return (*here, record.provenance.get("date", ""), -record.median_us)
 
         chosen: dict[Layer, Record] = {}
-        for record, path in sorted(log.located_records(), key=rank):
+        files: dict[Layer, Path] = {}
+        for _, record, path in sorted(_located_records(target, log_dir), key=rank):
             if record.threads not in (1, threads):
                 continue
             if record.threads != threads and _busy_share(record, threads) < _BUSY:
@@ -155,8 +146,8 @@ class Decisions:
             if why := _unusable(record, target, space):
                 warn(f"{path}: the record of {record.layer.name} {why}")
             else:
-                chosen[record.layer] = record
-        return cls(target, {layer: r.schedule for layer, r in chosen.items()}, chosen, cpu)
+                chosen[record.layer], files[record.layer] = record, path
+        return cls(target, {layer: r.schedule for layer, r in chosen.items()}, chosen, files, cpu)
 
     def __call__(self, layer: Layer) -> Schedule | None:
         if layer in self.tuned:
@@ -183,6 +174,31 @@ class Decisions:
         record = self.records.get(layer)  # there is none for what a search tries
         here = record is None or (record.cpu == self.cpu and not record.emulated)
         return TUNED if here else TUNED_ELSEWHERE
+
+    def told(self, names: Iterable[str]) -> str:
+        """How many layers of these names have records in which file; empty where none has."""
+        layers = map(Layer.parse, names)
+        counts = Counter(self.files[layer] for layer in layers if layer in self.files)
+        return ", ".join(
+            f"{count} in {printable(path, limit=4000)}" for path, count in counts.items()
+        )
+
+
+def _located_records(target: Target, log_dir: Path | None) -> list[tuple[int, Record, Path]]:
+    """All records and their files; before these 0 for shipped records, 1 for the user's own."""
+    found: list[tuple[int, Record, Path]] = []
+    for place, folder in enumerate([shipped_logs(), own_logs()] if log_dir is None else [log_dir]):
+        if folder is None:
+            continue
+        log = TuningLog.of(target, folder)
+        try:
+            found += [(place, record, log.folder / RECORDS) for record in log.records()]
+        except UserError as error:
+            if place == 0:
+                raise
+            # Nobody asked for them, and HOME may be another user's.
+            warn(f"{error}; the shipped records are used")
+    return found
 
 
 def _busy_share(record: Record, threads: int) -> float:

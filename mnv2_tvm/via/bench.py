@@ -9,6 +9,7 @@ from mnv2_tvm.deploy.manifest import Manifest
 from mnv2_tvm.device.remote_bench import BoardTimes
 from mnv2_tvm.files import scratch_folder
 from mnv2_tvm.network import SourceNetwork
+from mnv2_tvm.search.records import Decisions
 from mnv2_tvm.via.device import Device
 from mnv2_tvm.via.network_program import NetworkProgram
 
@@ -24,6 +25,7 @@ def bench_on_device(
     warmup: int,
     seed: int,
     per_layer: bool,
+    decisions: Decisions | None = None,
 ) -> tuple[BoardTimes, Manifest]:
     """Build the program, check its numbers on the device, then time it there.
 
@@ -31,7 +33,9 @@ def bench_on_device(
     """
     with device, scratch_folder() as scratch:
         program = Path(scratch) / "mnv2_bench"
-        manifest = build_program(device.target, source, program, threads=threads, seed=seed)
+        manifest = build_program(
+            device.target, source, program, threads=threads, seed=seed, decisions=decisions
+        )
         network = NetworkProgram(device, program, manifest)
         report = network.run(runs, warmup, per_layer)
         told = [device.info, device.ask()]
