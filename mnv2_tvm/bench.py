@@ -30,6 +30,7 @@ from mnv2_tvm.device.tracker import parse_address
 from mnv2_tvm.errors import UserError
 from mnv2_tvm.files import scratch_folder, write_whole
 from mnv2_tvm.host import crowd_warning, this_host
+from mnv2_tvm.host_target import HOST
 from mnv2_tvm.memory import measure_in_child
 from mnv2_tvm.model import Architecture
 from mnv2_tvm.network import SourceNetwork
@@ -204,7 +205,9 @@ def _refuse(context: typer.Context, names: Sequence[str], why: str) -> None:
 def main(
     context: typer.Context,
     library: Annotated[Path | None, typer.Option(help="A folder that `build` wrote.")] = None,
-    target: Annotated[str | None, typer.Option(help="Build for it first, in scratch.")] = None,
+    target: Annotated[
+        str | None, typer.Option(help="Without --library: built in scratch; default: host.")
+    ] = None,
     width: cli.Width = 1.0,
     resolution: cli.Resolution = 224,
     classes: cli.Classes = 1000,
@@ -235,10 +238,12 @@ def main(
     check_baseline(baseline)
     check_option(tracker, plain_server)
     check_options(via, runner, tracker)
-    if (library is None) == (target is None):
+    if library and target:
         raise UserError("give either --library DIR or --target NAME")
     if library and (via or program):
         raise UserError("--via and --program build a program of their own; give --target NAME")
+    if library is None:
+        cli.check_named(target, tracker, via)
     if baseline and (tracker or via):
         raise UserError("--baseline runs on this host; leave it or --tracker and --via out")
     if program:
@@ -254,13 +259,12 @@ def main(
         cli.check_writable(json_file)
     options = {"runs": runs, "warmup": warmup, "seed": seed, "per_layer": per_layer}
     with scratch_folder() as scratch:
-        if target is None:
-            assert library is not None
+        if library:
             why = "goes with --target: a library has its own already"
             _refuse(context, ("width", "resolution", "classes", "batch", "log_dir"), why)
             folder, source, decisions = library, source_of(library, weights), None
         else:
-            folder, machine = Path(scratch) / "library", Target.load(target)
+            folder, machine = Path(scratch) / "library", cli.load_target(target or HOST)
             source = SourceNetwork.make(
                 Architecture(width, resolution, classes, batch), weights, seed
             )

@@ -23,6 +23,7 @@ from mnv2_tvm.deploy.program import write_bench_program
 from mnv2_tvm.deploy.written import file_names, written_files
 from mnv2_tvm.errors import UserError
 from mnv2_tvm.files import scratch_folder
+from mnv2_tvm.host_target import HOST
 from mnv2_tvm.model import Architecture
 from mnv2_tvm.network import SourceNetwork
 from mnv2_tvm.pipeline import Compilation, compile_network
@@ -205,8 +206,8 @@ def summary(manifest: Manifest, output: Path, decisions: Decisions) -> Table:
 
 
 def main(
-    target: cli.Target,
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write.")],
+    target: cli.Target = HOST,
     width: cli.Width = 1.0,
     resolution: cli.Resolution = 224,
     classes: cli.Classes = 1000,
@@ -233,7 +234,7 @@ def main(
 ) -> None:
     """Compile MobileNetV2 for a target into libmnv2.so, mnv2.h and manifest.json."""
     architecture = Architecture(width, resolution, classes, batch)
-    machine = with_memory(Target.load(target), flash, ram)
+    machine = with_memory(cli.load_target(target), flash, ram)
     network = SourceNetwork.make(architecture, weights, seed)
     decisions = Decisions.load(machine, threads, log_dir)
     manifest = build(

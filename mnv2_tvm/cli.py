@@ -15,13 +15,17 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
 
 from mnv2_tvm.errors import UserError
+from mnv2_tvm.host_target import HOST
 from mnv2_tvm.untrusted import printable
+
+if TYPE_CHECKING:  # at run time it would load TVM
+    from mnv2_tvm import target as targets
 
 _MAKE_ROOM = "make room there, or set TMPDIR to a folder that has some"
 _CHECK_RIGHTS = "check the path and its permissions"
@@ -39,7 +43,9 @@ _TORCH_MEMORY = "DefaultCPUAllocator"  # in torch's words when it has too little
 
 VERBS = ("tune", "build", "bench", "run", "show", "doctor", "model", "device")
 
-Target = Annotated[str, typer.Option(help="A file in targets/, without .toml.")]
+Target = Annotated[
+    str, typer.Option(help="A file in targets/, without .toml; host: the one for this machine.")
+]
 Width = Annotated[float, typer.Option(help="Width multiplier, 0.35 to 1.4.")]
 Resolution = Annotated[int, typer.Option(help="Height and width of the image, 32 or more.")]
 Classes = Annotated[int, typer.Option(help="Outputs of the classifier.")]
@@ -62,6 +68,24 @@ LogDir = Annotated[
     typer.Option(help="Tuning logs to take records from; default: yours, then the shipped ones."),
 ]
 Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of random weights and inputs.")]
+
+
+def load_target(name: str) -> "targets.Target":
+    """The target `name`; says on stderr which one a group such as `host` stands for, and why."""
+    from mnv2_tvm.target import Target as Machine  # TVM with it
+
+    target, why = Machine.load_with_reason(name)
+    if why:
+        print(f"target {target.name}: {why}", file=sys.stderr)
+    return target
+
+
+def check_named(target: str | None, *ways: str | None) -> None:
+    """Raises UserError where one of `ways` leads to a device, and `target` is this machine's."""
+    if target in (None, HOST) and any(ways):
+        raise UserError(
+            "--via and --tracker measure on another machine: name what it is with --target"
+        )
 
 
 def console() -> Console:

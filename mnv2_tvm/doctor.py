@@ -67,8 +67,7 @@ def doctor() -> list[Finding]:
         return [replace(python, ok=False, remedy="python3.11 -m venv .venv")]
     system = Finding("system", platform.platform())
     if sys.platform != "linux":
-        container = "docker run --rm -it -v .:/mnv2 -w /mnv2 python:3.11 bash"
-        return [python, replace(system, ok=False, remedy=container)]
+        return [python, _no_linux(system)]
     package, requirements = _package()
     tvm = _probe("TVM", ["-c", TVM_PROBE], _reinstall("apache-tvm", requirements))
     linker = ["-m", "ziglang", "ld.lld", "--version"]
@@ -80,9 +79,19 @@ def doctor() -> list[Finding]:
         tvm,
         _probe("linker", linker, _reinstall("ziglang", requirements)),
         *(_tool(*tool) for tool in TOOLS),
-        *_hardware(),
+        *_hardware(tvm.ok),
         *(_targets() if tvm.ok else []),
     ]
+
+
+def _no_linux(system: Finding) -> Finding:
+    """A container is of this CPU's own kind, so that what is built there runs there."""
+    value = (
+        f"{system.value}; needs Linux. In a container all verbs work, and --target host is this "
+    )
+    value += "CPU: on Apple silicon the container is a 64-bit ARM one"
+    container = "docker run --rm -it -v .:/mnv2 -w /mnv2 python:3.11 bash"
+    return replace(system, value=value, ok=False, remedy=container)
 
 
 def satisfies(installed: str, requirement: str) -> bool:
@@ -178,9 +187,11 @@ def _tool(names: tuple[str, ...], user: str, command: str) -> Finding:
     return Finding(names[0], path or f"not here; only {user} calls it: {command}")
 
 
-def _hardware() -> list[Finding]:
+def _hardware(tvm_works: bool) -> list[Finding]:
     host = this_host()
-    cpu = Finding("CPU", f"{host.cpu}, {host.cores} cores")
+    # Where the system has no name for the CPU, LLVM is asked.
+    name = host.cpu if tvm_works else host.model or host.machine
+    cpu = Finding("CPU", f"{name}, {host.cores} cores")
     return [cpu, _memory(), _disk(), _home(), _governor()]
 
 
@@ -248,29 +259,28 @@ def _targets() -> list[Finding]:
     findings, wanted = [], set()
     for name in target_names():
         try:
-            target = Target.load(name)
+            target, why = Target.load_with_reason(name)
         except UserError as error:
             findings.append(_unloadable(name, error))
             continue
-        findings.append(_target(name, target))
+        findings.append(_target(name, target, why))
         if target.host.machine == host.machine:
             wanted |= set(target.host.features)
     marks = [f"{'' if feature in host.features else 'no '}{feature}" for feature in sorted(wanted)]
     return [Finding("CPU features", ", ".join(marks) or "no target asks for any"), *findings]
 
 
-def _target(name: str, target: "Target") -> Finding:
+def _target(name: str, target: "Target", why: str) -> Finding:
+    if why:  # a group
+        return Finding(f"target {name}", f"is {target.name} here: {why}")
     lacking = ", ".join(target.missing_here())
-    if name != target.name:  # an alias
-        return Finding(f"target {name}", f"is {target.name} here")
     return Finding(f"target {name}", f"builds only; to run: {lacking}" if lacking else "runs here")
 
 
 def _unloadable(name: str, error: UserError) -> Finding:
-    """An alias for machines other than this one is nothing to mend, a broken file is."""
+    """A group of machines other than this one is nothing to mend, a broken file is."""
     path = data_folder("targets") / f"{name}.toml"
-    alias = re.search(r"^best_of\b", path.read_text(encoding="utf-8", errors="replace"), re.M)
-    if alias:
+    if re.search(r"^best_of\b", path.read_text(encoding="utf-8", errors="replace"), re.M):
         return Finding(f"target {name}", str(error))
     return Finding(f"target {name}", str(error), False, f'"$EDITOR" {shlex.quote(str(path))}')
 

@@ -5,7 +5,7 @@ import platform
 import sys
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 
 CPUINFO = Path("/proc/cpuinfo")
@@ -16,15 +16,28 @@ class Host:
     """The machine that runs this process, as Linux describes it."""
 
     machine: str  # `uname -m`, but of this process: armv7l for a 32-bit one on a 64-bit ARM
-    cpu: str  # model name
+    model: str  # name in /proc/cpuinfo; empty on ARM servers, which have none there
     cores: int  # that this process may use
     features: frozenset[str]  # flags of /proc/cpuinfo
+    libc: str  # glibc, bionic or another one
 
-    def missing(self, machine: str, features: tuple[str, ...]) -> list[str]:
-        """What `machine` with `features` needs and this host lacks; empty if it can run."""
+    @cached_property
+    def cpu(self) -> str:
+        """A name for provenance; where /proc/cpuinfo has none, LLVM's."""
+        if self.model:
+            return self.model
+        return self.machine if core_name() == "generic" else core_name()
+
+    def missing(
+        self, machine: str, features: tuple[str, ...], libc: str | None = None
+    ) -> list[str]:
+        """What a library for these needs and this host lacks; empty if it can run."""
         if machine != self.machine:
             return [f"a CPU of kind {machine} (this is {self.machine})"]
-        return [feature for feature in features if feature not in self.features]
+        system = (
+            [f"the C library {libc} (here is {self.libc})"] if libc not in (None, self.libc) else []
+        )
+        return system + [feature for feature in features if feature not in self.features]
 
 
 @cache
@@ -34,12 +47,29 @@ def this_host() -> Host:
     with suppress(OSError):  # a container may hide it
         text = CPUINFO.read_text(encoding="utf-8", errors="replace")
     fields = cpuinfo_fields(text)
-    cpu = fields.get("model name") or fields.get("Model") or platform.machine()
+    cpu = fields.get("model name") or fields.get("Model") or ""
     if "cpu family" in fields:  # cloud machines hide the model's number in the name alone
         cpu += f" (family {fields['cpu family']} model {fields.get('model', '?')})"
     cores = len(os.sched_getaffinity(0))
     machine, features = as_process(platform.machine(), cpuinfo_features(fields), sys.maxsize)
-    return Host(machine, cpu, cores, frozenset(features))
+    return Host(machine, cpu, cores, frozenset(features), _libc())
+
+
+@cache
+def core_name() -> str:
+    """LLVM's name of this CPU, of the big cores where they differ; `generic` if it knows none."""
+    import tvm  # not above: `doctor` looks at hosts whose TVM is broken
+
+    return str(tvm.get_global_func("target.llvm_get_system_cpu")())
+
+
+def _libc() -> str:
+    if hasattr(sys, "getandroidapilevel"):
+        return "bionic"
+    with suppress(OSError, ValueError):  # a name that only glibc knows
+        if (os.confstr("CS_GNU_LIBC_VERSION") or "").startswith("glibc"):
+            return "glibc"
+    return "another one"
 
 
 def cpuinfo_fields(text: str) -> dict[str, str]:

@@ -14,6 +14,7 @@ from rich.table import Table
 from mnv2_tvm import cli
 from mnv2_tvm.assembly import InnerLoop, hot_loop
 from mnv2_tvm.errors import UserError
+from mnv2_tvm.host_target import HOST
 from mnv2_tvm.kernels import Schedule, schedule_class
 from mnv2_tvm.layer import Layer
 from mnv2_tvm.model import Architecture
@@ -143,7 +144,7 @@ def _print(shown: Shown, target: Target, console: Console) -> None:
 
 
 def main(
-    target: cli.Target,
+    target: cli.Target = HOST,
     layer: Annotated[
         str | None, typer.Option(help="A layer's name, or a glob for those of the network.")
     ] = None,
@@ -153,7 +154,7 @@ def main(
     log_dir: cli.LogDir = None,
 ) -> None:
     """Show the schedules of a network's layers, or of one layer with its loop nest."""
-    machine = Target.load(target)
+    machine = cli.load_target(target)
     console = cli.console()
     if layer is not None and not re.search(r"[*?\[]", layer):
         _print(

@@ -7,6 +7,7 @@ import re
 import tomllib
 from dataclasses import dataclass, is_dataclass
 from difflib import get_close_matches
+from fnmatch import fnmatchcase
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_type_hints
@@ -17,7 +18,8 @@ from msgspec import Meta
 
 from mnv2_tvm.data import data_folder
 from mnv2_tvm.errors import UserError
-from mnv2_tvm.host import this_host
+from mnv2_tvm.host import Host, core_name, this_host
+from mnv2_tvm.host_target import HOST, choose
 from mnv2_tvm.untrusted import convert, printable, read_bytes
 
 _MAX_BYTES = 2**16  # of a file; the longest of ours has 2 kB
@@ -81,6 +83,8 @@ class HostNeeds:
 
     machine: str
     features: tuple[str, ...]
+    cpus: tuple[str, ...] = ()  # LLVM's names of those that `host` takes it for; none: for any
+    libc: Literal["glibc", "bionic"] | None = None  # None: whichever is there
 
 
 @dataclass(frozen=True)
@@ -125,28 +129,33 @@ class Target:
 
     @classmethod
     def load(cls, name: str) -> "Target":
-        """The target `name`, or for an alias such as `x86` the best one that this host can run.
+        """The target `name`, or of a group such as `host` the one that suits this machine best.
 
         Raises UserError for an unknown name, broken TOML, a key that is missing, mistyped or
         unknown, and for a CPU that LLVM does not know: it would silently take another.
         """
+        return cls.load_with_reason(name)[0]
+
+    @classmethod
+    def load_with_reason(cls, name: str) -> tuple["Target", str]:
+        """The same, and a clause that says why a group's target was taken, else nothing."""
         table = _read(_file(name))
         if "best_of" not in table:
-            return _from_table(name, table)
-        candidates = _candidates(_file(name), table)
-        targets = [_from_table(candidate, _read(_file(candidate))) for candidate in candidates]
-        for target in targets:
-            if not target.missing_here():
-                return target
-        needs = "; ".join(f"{t.name} needs {', '.join(t.missing_here())}" for t in targets)
-        raise UserError(
-            f"this host can run none of the targets of '{name}': {needs}. "
-            f"Name the target you build for, e.g. --target {candidates[-1]}"
-        )
+            return _from_table(name, table), ""
+        targets, broken = _members(_file(name), table)
+        try:
+            target, why = choose(name, targets, this_host(), core_name())
+        except UserError as error:
+            raise UserError(f"{error}. {_remedy(name)}{_left_out(broken)}") from error
+        return target, why + _left_out(broken)
 
     def missing_here(self) -> list[str]:
         """What this host lacks to run a library of the target; empty if nothing."""
-        return this_host().missing(self.host.machine, self.host.features)
+        return self.missing_on(this_host())
+
+    def missing_on(self, host: Host) -> list[str]:
+        """What `host` lacks to run a library of the target; empty if nothing."""
+        return host.missing(self.host.machine, self.host.features, self.host.libc)
 
     def require_here(self) -> None:
         """Raises UserError on a host that cannot run a library of the target."""
@@ -166,8 +175,8 @@ class Target:
         return self.tvm.mtriple.rpartition("-")[2].startswith("android")
 
 
-class _Alias(msgspec.Struct, forbid_unknown_fields=True):
-    """A file that is no machine of its own: the first of these that the host can run."""
+class _Group(msgspec.Struct, forbid_unknown_fields=True):
+    """A file that is no machine of its own: the best for this host of those with such names."""
 
     best_of: Annotated[tuple[str, ...], Meta(min_length=1)]
 
@@ -193,13 +202,37 @@ def _read(path: Path) -> dict[str, Any]:
         raise UserError(f"{path}: not valid TOML: {printable(error)}") from error
 
 
-def _candidates(path: Path, table: dict[str, Any]) -> tuple[str, ...]:
-    """The targets of an alias: at least one, all of them files of machines."""
-    names = convert(table, _Alias, str(path)).best_of
-    known = set(target_names())
-    if any(name not in known or "best_of" in _read(_file(name)) for name in names):
+def _members(path: Path, table: dict[str, Any]) -> tuple[list[Target], list[str]]:
+    """The targets of a group, and the names of files among them that are broken."""
+    patterns = convert(table, _Group, str(path)).best_of
+    targets, broken = list[Target](), list[str]()
+    for name in target_names():
+        if not any(fnmatchcase(name, pattern) for pattern in patterns):
+            continue
+        try:
+            other = _read(_file(name))
+            if "best_of" not in other:
+                targets.append(_from_table(name, other))
+        except UserError:
+            broken.append(name)
+    names = [*broken, *(target.name for target in targets)]
+    if not all(any(fnmatchcase(name, pattern) for name in names) for pattern in patterns):
         raise UserError(f"{path}: key 'best_of' must name files of machines in targets/")
-    return names
+    return targets, broken
+
+
+def _remedy(group: str) -> str:
+    this = "add a file for this one, see 'Add a target' in README.md"
+    if group != HOST:
+        this = f"give --target {HOST} for this one"
+    known = "python -m mnv2_tvm.doctor lists them"
+    return f"Name the target of another machine with --target ({known}), or {this}"
+
+
+def _left_out(broken: list[str]) -> str:
+    if not broken:
+        return ""
+    return f"; {', '.join(broken)} left out, broken: see python -m mnv2_tvm.doctor"
 
 
 def _from_table(name: str, table: dict[str, Any]) -> Target:
@@ -210,6 +243,9 @@ def _from_table(name: str, table: dict[str, Any]) -> Target:
         raise UserError(f"{path}: key 'vector.bytes' must be a power of two from 4 up")
     if wrong := _unknown_to_llvm(target.tvm):
         raise UserError(f"{path}: key 'tvm.{wrong}")
+    for cpu in target.host.cpus:
+        if wrong := _unknown_cpu(cpu, target.tvm.mtriple):
+            raise UserError(f"{path}: key 'host.cpus': {wrong}")
     return target
 
 
@@ -235,11 +271,8 @@ def _unknown_to_llvm(codegen: Codegen) -> str:
     machine = re.sub(r"v[0-9].*", "", codegen.mtriple.partition("-")[0])
     if _ALIASES.get(machine, machine) not in tvm.get_global_func("target.llvm_get_targets")():
         return f"mtriple': LLVM knows no machine '{printable(codegen.mtriple)}'"
-    if not tvm.get_global_func("target.llvm_is_valid_cpu")(codegen.mcpu, codegen.mtriple):
-        plain = tvm.target.Target({"kind": "llvm", "mtriple": codegen.mtriple})
-        cpus = map(str, tvm.get_global_func("target.llvm_get_cpu_archlist")(plain))
-        close = ", ".join(get_close_matches(codegen.mcpu, cpus)) or "none is like it"
-        return f"mcpu': LLVM knows no CPU '{printable(codegen.mcpu)}'; it knows {close}"
+    if wrong := _unknown_cpu(codegen.mcpu, codegen.mtriple):
+        return f"mcpu': {wrong}"
     for word in codegen.mattr:
         sign, name = word[:1], word[1:]
         options = codegen.options() | {"mattr": [f"+{name}"]}
@@ -250,6 +283,17 @@ def _unknown_to_llvm(codegen: Codegen) -> str:
         ):
             return f"mattr': LLVM knows no feature '{printable(word)}'; give +NAME or -NAME"
     return ""
+
+
+@cache
+def _unknown_cpu(cpu: str, triple: str) -> str:
+    """That LLVM does not know the name, and which are like it, or nothing."""
+    if tvm.get_global_func("target.llvm_is_valid_cpu")(cpu, triple):
+        return ""
+    plain = tvm.target.Target({"kind": "llvm", "mtriple": triple})
+    cpus = map(str, tvm.get_global_func("target.llvm_get_cpu_archlist")(plain))
+    close = ", ".join(get_close_matches(cpu, cpus)) or "none is like it"
+    return f"LLVM knows no CPU '{printable(cpu)}'; it knows {close}"
 
 
 def _features(codegen: Any) -> set[str]:

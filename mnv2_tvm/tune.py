@@ -19,6 +19,7 @@ from mnv2_tvm.device.session import Address, board_info
 from mnv2_tvm.device.tracker import parse_address
 from mnv2_tvm.errors import UserError
 from mnv2_tvm.host import crowd_warning
+from mnv2_tvm.host_target import HOST
 from mnv2_tvm.layer import Layer
 from mnv2_tvm.model import Architecture
 from mnv2_tvm.network import SourceNetwork
@@ -215,7 +216,7 @@ def _records(
 
 
 def main(
-    target: cli.Target,
+    target: cli.Target = HOST,
     width: cli.Width = 1.0,
     resolution: cli.Resolution = 224,
     threads: cli.Threads = 1,
@@ -235,7 +236,8 @@ def main(
     runner: cli.Runner = None,
 ) -> None:
     """Search the schedules of every layer, here or on boards, and keep the best as records."""
-    machine = Target.load(target)
+    cli.check_named(target, tracker, via)
+    machine = cli.load_target(target)
     report = tune(
         machine,
         Architecture(width, resolution),

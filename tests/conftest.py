@@ -27,6 +27,7 @@ from mnv2_tvm.deploy.manifest import Manifest
 from mnv2_tvm.device.emulate import LocalBoards
 from mnv2_tvm.device.session import Address
 from mnv2_tvm.device.tracker import Tracker
+from mnv2_tvm.errors import UserError
 from mnv2_tvm.model import Architecture
 from mnv2_tvm.network import SourceNetwork
 from mnv2_tvm.target import Target, target_names
@@ -50,7 +51,7 @@ BuildOnce = Callable[[Architecture], Built]
 
 
 def machines() -> list[str]:
-    """The names of all targets that are machines, not aliases such as `x86`."""
+    """The names of all targets that are machines, not groups such as `x86`."""
     return [
         name
         for name in target_names()
@@ -89,11 +90,17 @@ def runnable(target: Target) -> Target:
 
 @pytest.fixture(scope="session")
 def here() -> Target:
-    """The target with the widest vectors that this host can run."""
-    runnable = [target for target in map(Target.load, machines()) if not target.missing_here()]
-    if not runnable:
-        pytest.skip(f"no target file is for this host, a {os.uname().machine} CPU")
-    return max(runnable, key=lambda target: target.vector.lanes)
+    """The target that this host takes by itself."""
+    try:
+        return Target.load("host")
+    except UserError as error:
+        pytest.skip(str(error))
+
+
+@pytest.fixture(scope="session")
+def foreign(here: Target) -> Target:
+    """A target of another kind of machine."""
+    return Target.load("x86-avx2" if here.host.machine == "aarch64" else "rasp4")
 
 
 @pytest.fixture(scope="session")
@@ -145,7 +152,7 @@ def tracker() -> Iterator[Tracker]:
 def rasp4(tracker: Tracker) -> Iterator[Address]:
     """An emulated board with the target's name as its key."""
     address = (tracker.host, tracker.port)
-    with LocalBoards(Target.load("rasp4"), address, 1):
+    with LocalBoards(Target.load("rasp4"), address, qemu=True):
         wait_for_boards(address, "rasp4")
         yield Address(address, "rasp4")
 

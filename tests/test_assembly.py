@@ -17,7 +17,7 @@ LAYERS = [
     if layer.operator != "avgpool"  # it has no multiplication
 ]
 BLOCKS = list(dict.fromkeys(network_blocks(NETWORK.relax())))
-ARM = ("rasp3", "rasp4", "rasp4-32", "rasp5", "android", "android-dotprod")
+ARM = ("aarch64", "rasp3", "rasp4", "rasp4-32", "rasp5", "android", "android-dotprod")
 
 
 @pytest.mark.parametrize("name", [*ARM, "x86-avx2", "x86-avx512"])

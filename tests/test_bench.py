@@ -32,7 +32,7 @@ SEED = 1
 @pytest.fixture(scope="module")
 def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("bench") / "library"
-    build(Target.load("x86"), SourceNetwork.make(TINY, None, SEED), folder)
+    build(Target.load("host"), SourceNetwork.make(TINY, None, SEED), folder)
     return folder
 
 
@@ -145,7 +145,7 @@ def test_threads_are_those_of_the_build_unless_given(library: Path) -> None:
 
 def test_a_target_is_built_first(capsys: pytest.CaptureFixture[str]) -> None:
     size = ["--width", "0.35", "--resolution", "32", "--classes", "3", "--batch", "2"]
-    out = succeed(capsys, "--target", "x86", *size, "--runs", "2", "--baseline", "relax")
+    out = succeed(capsys, "--target", "host", *size, "--runs", "2", "--baseline", "relax")
     assert "0.35_32, random, seed 0" in out
     assert "2 runs of 2 image(s)" in out
     assert "stock relax" in out
@@ -182,7 +182,7 @@ def test_weights_of_a_file_must_be_given_again(
     folder, weights, wrong = (tmp_path / name for name in ("out", "w.safetensors", "v.safetensors"))
     save_file(random_tensors(TINY, 3), weights)
     save_file(random_tensors(TINY, 4), wrong)
-    build(Target.load("x86"), SourceNetwork.make(TINY, weights, 0), folder)
+    build(Target.load("host"), SourceNetwork.make(TINY, weights, 0), folder)
     err = fail(capsys, "--library", str(folder))
     assert "w.safetensors" in err
     assert "--weights FILE" in err
@@ -200,7 +200,7 @@ def test_seeded_weights_are_made_again(library: Path) -> None:
 
 @pytest.mark.parametrize("both", [True, False])
 def test_library_or_target(both: bool, library: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    arguments = ["--library", str(library), "--target", "x86"] if both else []
+    arguments = ["--library", str(library), "--target", "host"] if both else []
     assert "either --library DIR or --target NAME" in fail(capsys, *arguments)
 
 
@@ -236,7 +236,7 @@ def test_mistakes_are_told_before_the_work(
     arguments: str, text: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("mnv2_tvm.bench.build", lambda *_, **__: pytest.fail("it was built"))
-    told = fail(capsys, "--target", "x86", *arguments.split())
+    told = fail(capsys, "--target", "host", *arguments.split())
     assert re.search(text, told) and len(told) < 400
 
 
@@ -255,7 +255,7 @@ def test_a_count_that_cannot_be_is_a_wrong_option(
     arguments: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as caught:
-        cli.run_verb(main, ["--target", "x86", *arguments.split()])
+        cli.run_verb(main, ["--target", "host", *arguments.split()])
     assert caught.value.code == 2
     assert arguments.split()[0] in capsys.readouterr().err
 

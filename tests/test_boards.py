@@ -55,7 +55,7 @@ def test_search_build_bench_and_run_on_an_emulated_board(rasp4: Address, tmp_pat
     assert [row.name for row in result.layers] == [row["name"] for row in manifest.layers]
     assert json.loads(result.to_json())["emulated"] is True
 
-    build(Target.load("x86"), source, tmp_path / "here")
+    build(Target.load("host"), source, tmp_path / "here")
     images = source.images(1)
     wait_for_boards(rasp4.tracker, rasp4.key)
     remote = RemoteNetwork(Session(rasp4), tmp_path / "board")

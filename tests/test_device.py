@@ -38,7 +38,7 @@ def board(request: pytest.FixtureRequest, address: Address, here: Target) -> Ite
             find_qemu()
         except UserError as error:
             pytest.fail(f"the emulated board cannot be tested: {error}")
-    with LocalBoards(target, address):
+    with LocalBoards(target, address, qemu=target is RASP4):
         wait_for_boards(address, target.name)
         yield target
 

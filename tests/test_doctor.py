@@ -189,8 +189,8 @@ def test_a_probe_that_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("quick")
 def test_a_host_of_another_architecture(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing is missing there: it builds for others, and the alias x86 has no answer."""
-    host = Host("riscv64", "Some RISC-V", 4, frozenset())
+    """Nothing is missing there: it builds for others, and the groups have no answer."""
+    host = Host("riscv64", "Some RISC-V", 4, frozenset(), "glibc")
     monkeypatch.setattr(verb, "this_host", lambda: host)
     monkeypatch.setattr(mnv2_tvm.target, "this_host", lambda: host)
     findings = {finding.name: finding for finding in doctor()}
@@ -200,16 +200,18 @@ def test_a_host_of_another_architecture(monkeypatch: pytest.MonkeyPatch) -> None
     assert findings["target x86-avx2"].value == (
         "builds only; to run: a CPU of kind x86_64 (this is riscv64)"
     )
-    assert findings["target x86"].value.startswith("this host can run none")
+    for group in ("host", "x86"):
+        assert findings[f"target {group}"].value.startswith("this host can run none")
 
 
 @pytest.mark.usefixtures("quick")
 def test_a_host_without_a_feature(monkeypatch: pytest.MonkeyPatch) -> None:
-    host = Host("x86_64", "Old", 4, frozenset({"avx2", "fma", "bmi2"}))
+    host = Host("x86_64", "Old", 4, frozenset({"avx2", "fma", "bmi2"}), "glibc")
     monkeypatch.setattr(verb, "this_host", lambda: host)
     monkeypatch.setattr(mnv2_tvm.target, "this_host", lambda: host)
     findings = {finding.name: finding for finding in doctor()}
-    assert findings["target x86"].value == "is x86-avx2 here"
+    for group in ("host", "x86"):
+        assert findings[f"target {group}"].value.startswith("is x86-avx2 here: this CPU (")
     assert findings["target x86-avx2"].value == "runs here"
     assert findings["target x86-avx512"].value.startswith("builds only; to run: avx512f, ")
     assert "avx2, no avx512bw, " in findings["CPU features"].value
@@ -301,10 +303,10 @@ def test_governor_is_advice_alone(
 
 def test_another_system_or_an_old_python(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(verb.sys, "platform", "darwin")
-    assert [(finding.name, finding.ok) for finding in doctor()] == [
-        ("Python", True),
-        ("system", False),
-    ]
+    python, system = doctor()
+    assert (python.name, python.ok, system.name, system.ok) == ("Python", True, "system", False)
+    assert "on Apple silicon the container is a 64-bit ARM one" in system.value
+    assert system.remedy and system.remedy.startswith("docker run")
     monkeypatch.setattr(sys, "version_info", (3, 10, 9))
     (finding,) = doctor()
     assert not finding.ok

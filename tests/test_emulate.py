@@ -32,7 +32,7 @@ def test_emulate_leaves_no_process(address: Address, end: signal.Signals) -> Non
     """In the middle of a session, too."""
     mark = f"{address[0]}:{address[1]}"
     before = set(processes_with(mark))
-    command = [sys.executable, "-m", "mnv2_tvm.device", "emulate", "--target", "rasp5"]
+    command = [sys.executable, "-m", "mnv2_tvm.device", "emulate", "--target", "rasp5", "--qemu"]
     process = subprocess.Popen([*command, "--tracker", mark, "--count", "2"])
     wait_for_boards(address, "rasp5", 2)
     remote = session(address, "rasp5")
@@ -87,10 +87,10 @@ def test_a_listener_that_dies_is_started_again(here: Target) -> None:
 @pytest.mark.parametrize("name", ["rasp4-32"])
 def test_boards_that_cannot_be_emulated(name: str) -> None:
     with pytest.raises(UserError, match=r"emulation is for 64-bit ARM boards.*rasp4"):
-        LocalBoards(Target.load(name), ("127.0.0.1", 1))
+        LocalBoards(Target.load(name), ("127.0.0.1", 1), qemu=True)
 
 
 def test_emulation_without_qemu_names_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/nowhere")
     with pytest.raises(UserError, match="apt install qemu-user"):
-        LocalBoards(RASP4, ("127.0.0.1", 1))
+        LocalBoards(RASP4, ("127.0.0.1", 1), qemu=True)

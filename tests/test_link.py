@@ -4,10 +4,11 @@ from pathlib import Path
 
 import pytest
 from built_folder import names
+from elftools.elf.elffile import ELFFile
 from mounts import run_with_mount
 
 from mnv2_tvm.deploy import link
-from mnv2_tvm.deploy.link import compile_c, require_tools
+from mnv2_tvm.deploy.link import compile_c, link_shared, require_tools
 from mnv2_tvm.errors import UserError
 from mnv2_tvm.target import Target
 
@@ -51,6 +52,22 @@ def test_nothing_of_ours_stays_in_the_cache(
     monkeypatch.setenv("ZIG_GLOBAL_CACHE_DIR", str(tmp_path / "cache"))
     compile_c(source, here, source.with_suffix(".o"))
     assert not [path for path in (tmp_path / "cache").rglob("*") if path.suffix == ".o"]
+
+
+@pytest.mark.parametrize("name", ["aarch64", "android", "x86-avx2"])
+def test_a_library_loads_on_any_page_size(name: str, tmp_path: Path) -> None:
+    """Linux gives rights to whole pages, which are of 4, 16 or 64 KiB on ARM."""
+    target, library = Target.load(name), tmp_path / "lib.so"
+    (tmp_path / "source.c").write_text("int data = 1;\nint f(void) { return data; }\n")
+    compile_c(tmp_path / "source.c", target, tmp_path / "source.o", "-fvisibility=default")
+    link_shared([tmp_path / "source.o"], target, library)
+    with library.open("rb") as file:
+        loads = [s.header for s in ELFFile(file).iter_segments() if s["p_type"] == "PT_LOAD"]
+    pages = []
+    for load in loads:
+        assert load.p_align == 65536 and (load.p_vaddr - load.p_offset) % 65536 == 0
+        pages += range(load.p_vaddr >> 16, ((load.p_vaddr + load.p_memsz - 1) >> 16) + 1)
+    assert len(loads) > 1 and len(pages) == len(set(pages))
 
 
 @pytest.mark.parametrize("size", ["2500k", "3500k"])

@@ -69,7 +69,7 @@ def rounds(target: Target, folder: Path) -> Callable[[float, float, int], float]
 
 
 def test_every_round_of_every_chain_is_computed(tmp_path: Path) -> None:
-    target = Target.load("x86")
+    target = Target.load("host")
     run, vector, count = rounds(target, tmp_path), target.vector, chains(target)
     starts = vector.lanes * sum(range(count))
     lanes = vector.lanes * count
@@ -81,14 +81,14 @@ def test_every_round_of_every_chain_is_computed(tmp_path: Path) -> None:
 
 def test_the_loop_is_of_the_width_of_its_target(tmp_path: Path) -> None:
     """The same machine with vectors of four lanes."""
-    target = Target.load("x86")
+    target = Target.load("host")
     narrow = replace(target, vector=replace(target.vector, bytes=16))
     assert rounds(narrow, tmp_path)(1, 0, 1) == 4 * sum(range(chains(target)))
 
 
 @pytest.fixture(scope="module")
 def probe() -> PeakProbe:
-    return PeakProbe(Target.load("x86"))
+    return PeakProbe(Target.load("host"))
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3, 64])
@@ -104,7 +104,7 @@ def test_no_rate_of_threads_that_cannot_be_had(probe: PeakProbe, threads: int) -
 
 def test_the_time_is_that_of_the_rounds(tmp_path: Path) -> None:
     """Ten times the rounds take far longer, on one thread and on two."""
-    write_probe(Target.load("x86"), tmp_path / "libpeak.so")
+    write_probe(Target.load("host"), tmp_path / "libpeak.so")
     seconds = runtime.load_module(str(tmp_path / "libpeak.so"))["mnv2_fma_seconds"]
     for threads in (1, 2):
         short, long = (
@@ -119,7 +119,7 @@ def test_a_board_measures_its_own_peak() -> None:
     rasp4 = Target.load("rasp4")
     with ready_tracker() as tracker:
         address = Address((tracker.host, tracker.port), rasp4.name)
-        with LocalBoards(rasp4, address.tracker):
+        with LocalBoards(rasp4, address.tracker, qemu=True):
             wait_for_boards(address.tracker, address.key)
             with closing(Session(address)) as session:
                 probe = PeakProbe(rasp4, session.load)

@@ -35,7 +35,7 @@ NOWHERE = Path("no-venv/bin/python")
 @pytest.fixture(scope="module")
 def settings() -> Settings:
     peers = ("torch, frozen", "TVM, stock Relax", "LiteRT")
-    return Settings(Target.load("x86"), 1, 3, 2, 0, False, peers, NOWHERE, None)
+    return Settings(Target.load("host"), 1, 3, 2, 0, False, peers, NOWHERE, None)
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +46,7 @@ def result(settings: Settings) -> dict[str, Any]:
 @pytest.fixture
 def case(tmp_path: Path) -> Case:
     np.save(tmp_path / "input.npy", np.ones((1, 32, 32, 3), np.float32))
-    return Case(0.35, 32, 0, 1, Target.load("x86").name, False, tmp_path)
+    return Case(0.35, 32, 0, 1, Target.load("host").name, False, tmp_path)
 
 
 def test_kept_models_are_used_again_and_unfinished_ones_are_not(

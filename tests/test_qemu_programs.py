@@ -45,6 +45,7 @@ TARGETS = [name for name in machines() if Target.load(name).link.triple in SYSTE
 # The least CPU of each: what a target does not promise must not be used. qemu-arm knows no
 # ARMv8 by name, only all of it.
 CPUS = {
+    "aarch64": "cortex-a53",
     "rasp3": "cortex-a53",
     "rasp4": "cortex-a72",
     "rasp5": "cortex-a76",

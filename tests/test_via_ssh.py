@@ -95,8 +95,9 @@ def refused(match: str, kind: Kind, *arguments: str | None) -> None:
     assert caught.value.kind == kind
 
 
-def test_a_machine_of_another_kind() -> None:
-    refused(r"ssh:board is x86_64; rasp4 is for aarch64.*--target", Kind.REFUSED, "rasp4")
+def test_a_machine_of_another_kind(foreign: Target) -> None:
+    match = rf"ssh:board is \w+; {foreign.name} is for {foreign.host.machine}.*--target"
+    refused(match, Kind.REFUSED, foreign.name)
 
 
 def test_an_instruction_that_the_cpu_lacks() -> None:

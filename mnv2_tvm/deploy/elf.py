@@ -10,7 +10,9 @@ from elftools.elf.elffile import ELFFile
 from mnv2_tvm.errors import UserError
 from mnv2_tvm.target import Target
 
-PAGE_BYTES = 16384  # of Android 15; a multiple of the 4 KiB of the others
+# The largest pages that a kernel has, on some ARM servers; a multiple of the 16 KiB of Android 15
+# and the 4 KiB of others. The gaps are in the addresses alone: the files are no larger.
+PAGE_BYTES = 65536
 
 API = frozenset(
     f"mnv2_{name}"

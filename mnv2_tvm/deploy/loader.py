@@ -177,7 +177,7 @@ def _check_host(folder: Path, manifest: Manifest) -> None:
     if lacking:
         raise UserError(
             f"{folder} was built for {manifest.target}; this host lacks {', '.join(lacking)}. "
-            "Build for this host with python -m mnv2_tvm.build --target x86"
+            "Build for this host with python -m mnv2_tvm.build, without --target"
         )
 
 

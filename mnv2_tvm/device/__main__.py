@@ -12,7 +12,6 @@ from mnv2_tvm.device.kit import write_kit
 from mnv2_tvm.device.listing import board_table, list_boards
 from mnv2_tvm.device.tracker import LOOPBACK, PORT, parse_address, run_tracker
 from mnv2_tvm.errors import UserError
-from mnv2_tvm.target import Target
 
 _Tracker = Annotated[
     str, typer.Option("--tracker", help="HOST:PORT of the tracker; [::1]:9190 for IPv6.")
@@ -53,7 +52,7 @@ def kit(
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder to write.")],
 ) -> None:
     """Write the files to copy to a board: its server and the script that installs it."""
-    folder = write_kit(Target.load(target), output)
+    folder = write_kit(cli.load_target(target), output)
     print(f"wrote {folder}: copy it to the board and read {folder / 'README.txt'}")
 
 
@@ -61,6 +60,9 @@ def emulate(
     target: cli.Target,
     tracker: _Tracker = _HERE,
     count: Annotated[int, typer.Option(help="How many boards.", min=1)] = 1,
+    qemu: Annotated[
+        bool, typer.Option("--qemu", help="Under qemu-user on a 64-bit ARM host, too.")
+    ] = False,
     library: Annotated[
         Path | None, typer.Option(help="Microcontroller: run this build, not one made for it.")
     ] = None,
@@ -75,11 +77,11 @@ def emulate(
 
     A microcontroller has no server: one run of a network, checked and counted, and done.
     """
-    machine = Target.load(target)
+    machine = cli.load_target(target)
     if machine.microcontroller is None:
         if library or weights:
             raise UserError(f"--library and --weights are for microcontrollers, not for {target}")
-        emulation.emulate(machine, parse_address(tracker), count)
+        emulation.emulate(machine, parse_address(tracker), count, qemu)
         return
     # These import the compiler, which takes seconds.
     from mnv2_tvm.device.emulate_bare_metal import emulate_once, run_table

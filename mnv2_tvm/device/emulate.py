@@ -20,14 +20,19 @@ _END_S = 10.0
 
 
 class LocalBoards:
-    """Processes that register with the tracker like `count` boards, from here to `close`."""
+    """Processes that register with the tracker like `count` boards, from here to `close`.
 
-    def __init__(self, target: Target, tracker: tuple[str, int], count: int = 1) -> None:
+    They run on this machine as it is where that is one of the target's, unless `qemu` is asked for.
+    """
+
+    def __init__(
+        self, target: Target, tracker: tuple[str, int], count: int = 1, *, qemu: bool = False
+    ) -> None:
         where = address_text(*tracker)
         arguments = ["-m", "board.serve", "--tracker", where, "--key", target.name]
         # The tracker gives out the address from which a board came, which is this host's.
         arguments += ["--address", "127.0.0.1", "--with-parent", str(os.getpid())]
-        command, environment = _recipe(target, arguments)
+        command, environment = _recipe(target, arguments, qemu)
         self.processes = [
             subprocess.Popen(command, cwd=_BOARD, env=environment, start_new_session=True)
             for _ in range(count)
@@ -58,7 +63,7 @@ class LocalBoards:
         self.close()
 
 
-def emulate(target: Target, tracker: tuple[str, int], count: int) -> None:
+def emulate(target: Target, tracker: tuple[str, int], count: int, qemu: bool = False) -> None:
     """Be `count` boards of the target until SIGTERM or Ctrl-C.
 
     Raises UserError for a target that can neither run here nor be emulated.
@@ -69,16 +74,16 @@ def emulate(target: Target, tracker: tuple[str, int], count: int) -> None:
 
     before = signal.signal(signal.SIGTERM, stop)
     try:
-        with LocalBoards(target, tracker, count) as boards:
+        with LocalBoards(target, tracker, count, qemu=qemu) as boards:
             boards.wait()
     finally:
         signal.signal(signal.SIGTERM, before)
 
 
-def _recipe(target: Target, arguments: list[str]) -> tuple[list[str], dict[str, str]]:
+def _recipe(target: Target, arguments: list[str], qemu: bool) -> tuple[list[str], dict[str, str]]:
     """The command and the environment of a board."""
     machine = target.host.machine
-    if machine == this_host().machine:
+    if machine == this_host().machine and not qemu:
         lacking = target.missing_here()
         if lacking:
             raise UserError(f"{target.name} cannot run here: this host lacks {', '.join(lacking)}")

@@ -41,7 +41,9 @@ def _chosen(only: list[str] | None, built: Path | None, scratch: Path) -> list[P
     if any(word in _MANIFEST for word in wanted):
         if built is None:
             built = scratch / "built"
-            build(Target.load("x86"), SourceNetwork.make(Architecture(0.35, 32, 2), None, 0), built)
+            build(
+                Target.load("host"), SourceNetwork.make(Architecture(0.35, 32, 2), None, 0), built
+            )
         chosen.append(file_parsers.manifest_parser(built))
     if not chosen:
         raise UserError(f"no parser is called so; there are {', '.join(p.name for p in parsers)}")

@@ -160,7 +160,7 @@ def run(command: list[str], place: Place) -> None:
 
 
 def main(
-    target: cli.Target = "x86",
+    target: cli.Target = "host",
     kills: Annotated[int, typer.Option(min=1, help="Builds to kill.")] = 20,
     in_swap: Annotated[int, typer.Option(min=0, help="Of them inside the swap.")] = 6,
     seed: cli.Seed = 0,

@@ -137,7 +137,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--kills", type=int, default=50)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--target", default="x86")
+    parser.add_argument("--target", default="host")
     parser.add_argument("--layer", default="f32-*conv-*2x2x*")
     parser.add_argument("--trials", type=int, default=64)
     parser.add_argument("--soonest", type=float, default=3.0, help="seconds to a kill")

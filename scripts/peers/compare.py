@@ -99,7 +99,7 @@ def _write(path: Path, result: dict[str, Any]) -> None:
 
 
 def main(
-    target: cli.Target = "x86",
+    target: cli.Target = "host",
     width: cli.Width = 1.0,
     resolution: cli.Resolution = 224,
     threads: cli.Threads = 1,
