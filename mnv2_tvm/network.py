@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from mnv2_tvm.model import (
     Architecture,
@@ -22,14 +23,14 @@ class SourceNetwork:
     """An architecture with weights, before compilation."""
 
     architecture: Architecture
-    state: dict[str, torch.Tensor]  # torchvision's keys
+    state: dict[str, NDArray[Any]]  # torchvision's keys
     weights: str  # where they come from
 
     @classmethod
     def make(cls, architecture: Architecture, weights: Path | None, seed: int) -> "SourceNetwork":
         """With the weights of a file, or seeded random ones."""
         if weights is None:
-            state = random_state(architecture, seed)
+            state = {key: t.numpy() for key, t in random_state(architecture, seed).items()}
             return cls(architecture, state, f"random, seed {seed}")
         return cls(architecture, load_weights(weights, architecture), weights.name)
 
@@ -45,7 +46,7 @@ class SourceNetwork:
     def reference(self, images: np.ndarray) -> np.ndarray:
         """Logits [n, classes] of images [n, y, x, 3], by torch."""
         model = MobileNetV2(self.architecture).eval()
-        model.load_state_dict(self.state)
+        model.load_state_dict({key: torch.from_numpy(a) for key, a in self.state.items()})
         with torch.no_grad():
             logits = model(torch.from_numpy(images).permute(0, 3, 1, 2).contiguous())
         result: np.ndarray = logits.numpy()

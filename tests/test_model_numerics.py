@@ -24,6 +24,10 @@ def image(architecture: Architecture) -> np.ndarray[Any, np.dtype[np.float32]]:
     return np.random.default_rng(0).standard_normal(shape, dtype=np.float32)  # [n, y, x, c]
 
 
+def arrays_of(state: dict[str, torch.Tensor]) -> dict[str, np.ndarray[Any, Any]]:
+    return {key: tensor.numpy() for key, tensor in state.items()}
+
+
 def torch_logits(
     architecture: Architecture, state: dict[str, torch.Tensor]
 ) -> np.ndarray[Any, np.dtype[np.float32]]:
@@ -99,7 +103,7 @@ def test_random_state_keeps_activations_alive() -> None:
 
 def test_folded_convolution_equals_convolution_and_norm() -> None:
     state = random_state(TINY, 3)
-    params = fold_batch_norm(state, TINY)
+    params = fold_batch_norm(arrays_of(state), TINY)
     conv = TINY.convolutions()[3]
     assert conv.norm is not None
     x = torch.randn(1, conv.in_channels, 5, 5, generator=torch.Generator().manual_seed(0))
@@ -115,7 +119,7 @@ def test_folded_convolution_equals_convolution_and_norm() -> None:
 
 
 def test_folded_weights_are_float32_of_every_convolution() -> None:
-    params = fold_batch_norm(random_state(TINY, 0), TINY)
+    params = fold_batch_norm(arrays_of(random_state(TINY, 0)), TINY)
     shapes = {f"{conv.name}.weight": conv.weight_shape for conv in TINY.convolutions()}
     shapes |= {f"{conv.name}.bias": (conv.out_channels,) for conv in TINY.convolutions()}
     assert {name: array.shape for name, array in params.items()} == shapes
@@ -129,7 +133,7 @@ def test_folded_weights_are_float32_of_every_convolution() -> None:
 )
 def test_relax_module_computes_what_torch_does(architecture: Architecture) -> None:
     state = random_state(architecture, 5)
-    module = relax_module(architecture, fold_batch_norm(state, architecture))
+    module = relax_module(architecture, fold_batch_norm(arrays_of(state), architecture))
     machine = relax.VirtualMachine(
         relax.build(module, tvm.target.Target({"kind": "llvm"})), tvm.cpu()
     )
@@ -140,7 +144,7 @@ def test_relax_module_computes_what_torch_does(architecture: Architecture) -> No
 
 
 def test_relax_module_is_one_function_of_the_image_alone() -> None:
-    module = relax_module(TINY, fold_batch_norm(random_state(TINY, 0), TINY))
+    module = relax_module(TINY, fold_batch_norm(arrays_of(random_state(TINY, 0)), TINY))
     (main,) = module.functions.values()
     (argument,) = main.params
     assert argument.name == "input"

@@ -63,5 +63,6 @@ def test_weights_of_a_file_reach_the_library(
     path = save(state, tmp_path)
     network = SourceNetwork.make(architecture, path, seed=0)
     assert network.weights == path.name
-    reference = SourceNetwork(architecture, state, "as they were before the file")
+    arrays = {key: tensor.numpy() for key, tensor in state.items()}
+    reference = SourceNetwork(architecture, arrays, "as they were before the file")
     assert error_of(here, network, reference) <= TOLERANCE

@@ -118,7 +118,7 @@ def test_another_order_of_the_top_classes_disagrees(tiny: Built) -> None:
     twin = "classifier.1.weight", "classifier.1.bias"
     first, second = (r.index for r in rank(network.reference(image)[0], 2, None))
     for key in twin:
-        tensor = network.state[key].clone()
+        tensor = network.state[key].copy()
         tensor[second] = tensor[first]
         network.state[key] = tensor
     network.state["classifier.1.bias"][second] -= 1e-5

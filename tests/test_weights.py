@@ -57,7 +57,7 @@ def assert_loads(path: Path, state: State) -> None:
     loaded = load_weights(path, TINY)
     assert list(loaded) == list(state)
     for key, tensor in state.items():
-        assert torch.equal(loaded[key], tensor), key
+        assert torch.equal(torch.from_numpy(loaded[key]), tensor), key
 
 
 def refusal(path: Path, architecture: Architecture = TINY) -> str:
@@ -112,10 +112,8 @@ def test_half_precision_becomes_float32(tmp_path: Path, state: State) -> None:
     path = tmp_path / "weights.safetensors"
     save_file({key: tensor.to(torch.bfloat16) for key, tensor in state.items()}, path)
     loaded = load_weights(path, TINY)
-    assert loaded["features.0.0.weight"].dtype == torch.float32
-    torch.testing.assert_close(
-        loaded["features.0.0.weight"], state["features.0.0.weight"], rtol=1e-2, atol=0
-    )
+    stem = torch.from_numpy(loaded["features.0.0.weight"])
+    torch.testing.assert_close(stem, state["features.0.0.weight"], rtol=1e-2, atol=0)
 
 
 @pytest.mark.parametrize("rename", [dict, as_timm], ids=["torchvision", "timm"])
@@ -223,8 +221,7 @@ def test_every_layout_is_the_same_tensor(tmp_path: Path, state: State) -> None:
         torch.save(state | forms, path, _use_new_zipfile_serialization=zipped)
         assert_loads(path, state | same)
         loaded = load_weights(path, TINY)
-        assert all(tensor.is_contiguous() for tensor in loaded.values())
-        assert not any(tensor.requires_grad for tensor in loaded.values())
+        assert all(array.flags.c_contiguous for array in loaded.values())
     with warnings.catch_warnings(action="ignore"):  # "in beta state"
         forms["classifier.1.weight"] = weight.to_sparse_csr()
     torch.save(state | forms, path)

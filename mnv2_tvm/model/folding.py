@@ -1,9 +1,9 @@
 """Inference BatchNorm as a scale of the weights and a bias."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from mnv2_tvm.model.architecture import Architecture
@@ -13,7 +13,7 @@ BATCH_NORM_EPSILON = 1e-5
 
 
 def fold_batch_norm(
-    state: Mapping[str, torch.Tensor],
+    state: Mapping[str, NDArray[Any]],
     architecture: Architecture,
     epsilon: float = BATCH_NORM_EPSILON,
 ) -> dict[str, NDArray[np.float32]]:
@@ -25,21 +25,17 @@ def fold_batch_norm(
     """
     params: dict[str, NDArray[np.float32]] = {}
     for conv in architecture.convolutions():
-        weight = _float64(state[f"{conv.name}.weight"])
+        weight = state[f"{conv.name}.weight"].astype(np.float64)
         if conv.norm is None:
-            bias = _float64(state[f"{conv.name}.bias"])
+            bias = state[f"{conv.name}.bias"].astype(np.float64)
         else:
-            gamma = _float64(state[f"{conv.norm}.weight"])
-            variance = _float64(state[f"{conv.norm}.running_var"])
+            gamma, beta, mean, variance = (
+                state[f"{conv.norm}.{leaf}"].astype(np.float64)  # [out]
+                for leaf in ("weight", "bias", "running_mean", "running_var")
+            )
             scale = gamma / np.sqrt(variance + epsilon)  # [out]
             weight = weight * scale[:, None, None, None]
-            mean, beta = (_float64(state[f"{conv.norm}.{key}"]) for key in ("running_mean", "bias"))
             bias = beta - mean * scale
         params[f"{conv.name}.weight"] = weight.astype(np.float32)
         params[f"{conv.name}.bias"] = bias.astype(np.float32)
     return params
-
-
-def _float64(tensor: torch.Tensor) -> NDArray[np.float64]:
-    array: NDArray[np.float64] = tensor.detach().to("cpu", torch.float64).numpy()
-    return array

@@ -2,8 +2,11 @@
 
 from collections.abc import Collection, Mapping
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from mnv2_tvm.errors import UserError
 from mnv2_tvm.model.architecture import Architecture
@@ -16,7 +19,7 @@ COUNTER = "num_batches_tracked"  # of training only
 SHOWN_KEYS = 3  # of a list of wrong ones
 
 
-def load_weights(path: Path, architecture: Architecture) -> dict[str, torch.Tensor]:
+def load_weights(path: Path, architecture: Architecture) -> dict[str, NDArray[Any]]:
     """The float32 state dict in torchvision's keys of a file with torchvision's or timm's names.
 
     Reads `.pth`, `.pt`, `.bin` and `.safetensors`, flat or nested as training scripts save them.
@@ -32,7 +35,8 @@ def load_weights(path: Path, architecture: Architecture) -> dict[str, torch.Tens
     dense = {key: _dense(tensor) for key, tensor in state.items()}
     _check_numbers(path, dense, names)
     return {
-        key: dense[key] if _kept(key) else torch.tensor(0) for key in architecture.state_shapes()
+        key: dense[key].numpy() if _kept(key) else np.zeros((), np.int64)
+        for key in architecture.state_shapes()
     }
 
 

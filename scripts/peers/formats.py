@@ -39,7 +39,7 @@ def _torch_module(case: Case) -> tuple[Any, Any]:
 
     network = _source_network(case)
     model = MobileNetV2(network.architecture).eval()
-    model.load_state_dict(network.state)
+    model.load_state_dict({key: torch.from_numpy(a) for key, a in network.state.items()})
     return model, torch.from_numpy(case.nchw)
 
 
