@@ -206,6 +206,7 @@ def main(
     classes: cli.Classes = 1000,
     batch: Annotated[int, typer.Option(min=1, help="Images of one run.")] = 1,
     weights: Annotated[Path | None, typer.Option(help="A .pth or .safetensors file.")] = None,
+    state: cli.State = None,
     seed: cli.Seed = 0,
     threads: Annotated[int | None, typer.Option(min=1, max=64, help="Default: as built.")] = None,
     cpus: Annotated[
@@ -253,12 +254,14 @@ def main(
             assert library is not None
             why = "goes with --target: a library has its own already"
             _refuse(context, ("width", "resolution", "classes", "batch"), why)
-            folder, source = library, source_of(library, weights)
+            folder, source = library, source_of(library, weights, state)
+            cli.tell(source.notes)
         else:
             folder, machine = Path(scratch) / "library", Target.load(target)
             source = SourceNetwork.make(
-                Architecture(width, resolution, classes, batch), weights, seed
+                Architecture(width, resolution, classes, batch), weights, seed, state
             )
+            cli.tell(source.notes)
             threads = 1 if threads is None else threads
             if not (program or via or tracker):
                 machine.require_here()

@@ -12,7 +12,7 @@ import signal
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
@@ -55,6 +55,9 @@ Via = Annotated[
 Runner = Annotated[
     str | None, typer.Option(help="With --via: before the program there, e.g. 'taskset f0'.")
 ]
+State = Annotated[
+    str | None, typer.Option(help="Which network, where the file of --weights holds several.")
+]
 Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of random weights and inputs.")]
 
 
@@ -66,6 +69,12 @@ def console() -> Console:
 def plain_console(**options: Any) -> Console:
     """A console that prints text as it is: brackets and colons of a path are no markup."""
     return Console(markup=False, emoji=False, highlight=False, **options)
+
+
+def tell(notes: Iterable[str]) -> None:
+    """Print what the user should know, apart from the results."""
+    for note in notes:
+        typer.echo(f"note: {note}", err=True)
 
 
 def cpu_list(text: str) -> list[int]:

@@ -8,12 +8,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from mnv2_tvm.errors import UserError
 from mnv2_tvm.model import (
     Architecture,
     MobileNetV2,
     fold_batch_norm,
-    load_weights,
     random_state,
+    read_weights,
     relax_module,
 )
 
@@ -25,14 +26,24 @@ class SourceNetwork:
     architecture: Architecture
     state: dict[str, NDArray[Any]]  # torchvision's keys
     weights: str  # where they come from
+    notes: tuple[str, ...] = ()  # what the user should know of them
 
     @classmethod
-    def make(cls, architecture: Architecture, weights: Path | None, seed: int) -> "SourceNetwork":
-        """With the weights of a file, or seeded random ones."""
+    def make(
+        cls, architecture: Architecture, weights: Path | None, seed: int, state: str | None = None
+    ) -> "SourceNetwork":
+        """With the weights of a file, or seeded random ones.
+
+        Of a file with several networks the one called `state`.
+        """
         if weights is None:
-            state = {key: t.numpy() for key, t in random_state(architecture, seed).items()}
-            return cls(architecture, state, f"random, seed {seed}")
-        return cls(architecture, load_weights(weights, architecture), weights.name)
+            if state is not None:
+                raise UserError("--state goes with --weights FILE")
+            random = random_state(architecture, seed).items()
+            arrays = {key: tensor.numpy() for key, tensor in random}
+            return cls(architecture, arrays, f"random, seed {seed}")
+        read = read_weights(weights, architecture, state)
+        return cls(architecture, read.arrays, read.source, read.notes)
 
     def relax(self) -> Any:
         """The Relax module, BatchNorm folded."""

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
-from test_weights import State, as_timm
+from weight_files import State, as_timm, torch_state
 
 from mnv2_tvm.build import build
 from mnv2_tvm.deploy.loader import load
-from mnv2_tvm.model import Architecture, random_state
+from mnv2_tvm.model import Architecture
 from mnv2_tvm.network import SourceNetwork, relative_error
 from mnv2_tvm.search.problem import TOLERANCE
 from mnv2_tvm.target import Target
@@ -59,7 +59,7 @@ def test_weights_of_a_file_reach_the_library(
     here: Target, tmp_path: Path, save: Callable[[State, Path], Path]
 ) -> None:
     architecture = Architecture(0.5, 96, classes=7)
-    state = random_state(architecture, 3)
+    state = torch_state(3, architecture)
     path = save(state, tmp_path)
     network = SourceNetwork.make(architecture, path, seed=0)
     assert network.weights == path.name
