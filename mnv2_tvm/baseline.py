@@ -67,11 +67,11 @@ class StockRelax:
         return run
 
 
-def source_of(folder: Path, weights: Path | None) -> SourceNetwork:
+def source_of(folder: Path, weights: Path | None, state: str | None = None) -> SourceNetwork:
     """The network that the library in `folder` was built from.
 
     Random weights are made again from their seed. Raises UserError for those of a file unless
-    `weights` names it.
+    `weights` names it, and `state` the network in it where there are several.
     """
     manifest = Manifest.read(folder)
     architecture = Architecture(
@@ -83,7 +83,7 @@ def source_of(folder: Path, weights: Path | None) -> SourceNetwork:
             f"{folder} was built with the weights of {manifest.weights}: "
             "give --weights FILE so that its numbers can be checked"
         )
-    return SourceNetwork.make(architecture, weights, int(seeded[1]) if seeded else 0)
+    return SourceNetwork.make(architecture, weights, int(seeded[1]) if seeded else 0, state)
 
 
 class Runnable(Protocol):

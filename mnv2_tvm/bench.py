@@ -213,6 +213,7 @@ def main(
     classes: cli.Classes = 1000,
     batch: Annotated[int, typer.Option(min=1, help="Images of one run.")] = 1,
     weights: Annotated[Path | None, typer.Option(help="A .pth or .safetensors file.")] = None,
+    state: cli.State = None,
     seed: cli.Seed = 0,
     threads: Annotated[int | None, typer.Option(min=1, max=64, help="Default: as built.")] = None,
     log_dir: cli.LogDir = None,
@@ -262,12 +263,14 @@ def main(
         if library:
             why = "goes with --target: a library has its own already"
             _refuse(context, ("width", "resolution", "classes", "batch", "log_dir"), why)
-            folder, source, decisions = library, source_of(library, weights), None
+            folder, source, decisions = library, source_of(library, weights, state), None
+            cli.tell(source.notes)
         else:
             folder, machine = Path(scratch) / "library", cli.load_target(target or HOST)
             source = SourceNetwork.make(
-                Architecture(width, resolution, classes, batch), weights, seed
+                Architecture(width, resolution, classes, batch), weights, seed, state
             )
+            cli.tell(source.notes)
             threads = 1 if threads is None else threads
             decisions = Decisions.load(machine, threads, log_dir)
             records = {"threads": threads, "decisions": decisions}

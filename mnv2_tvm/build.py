@@ -215,6 +215,7 @@ def main(
     weights: Annotated[
         Path | None, typer.Option(help="A .pth or .safetensors file; default: random weights.")
     ] = None,
+    state: cli.State = None,
     threads: cli.Threads = 1,
     seed: cli.Seed = 0,
     log_dir: cli.LogDir = None,
@@ -235,7 +236,8 @@ def main(
     """Compile MobileNetV2 for a target into libmnv2.so, mnv2.h and manifest.json."""
     architecture = Architecture(width, resolution, classes, batch)
     machine = with_memory(cli.load_target(target), flash, ram)
-    network = SourceNetwork.make(architecture, weights, seed)
+    network = SourceNetwork.make(architecture, weights, seed, state)
+    cli.tell(network.notes)
     decisions = Decisions.load(machine, threads, log_dir)
     manifest = build(
         machine,

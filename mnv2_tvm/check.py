@@ -28,11 +28,14 @@ class Agreement:
         )
 
 
-def reference_network(manifest: Manifest, weights: Path | None) -> SourceNetwork:
+def reference_network(
+    manifest: Manifest, weights: Path | None, state: str | None = None
+) -> SourceNetwork:
     """The network that a library was built from.
 
-    Random weights are made again from their seed; others come from the file `weights`. Raises
-    UserError where that file is missing, or given to a library with random weights.
+    Random weights are made again from their seed; others come from the file `weights`, of
+    several networks in it from the one called `state`. Raises UserError where that file is
+    missing, or given to a library with random weights.
     """
     architecture = Architecture(manifest.width, manifest.resolution, manifest.classes)
     random = re.fullmatch(r"random, seed ([0-9]{1,10})", manifest.weights)
@@ -45,7 +48,7 @@ def reference_network(manifest: Manifest, weights: Path | None) -> SourceNetwork
         raise UserError(
             f"the library was built with random weights, not with {weights}; leave --weights out"
         )
-    return SourceNetwork.make(architecture, weights, int(random[1]) if random else 0)
+    return SourceNetwork.make(architecture, weights, int(random[1]) if random else 0, state)
 
 
 def check(

@@ -12,7 +12,7 @@ import signal
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
@@ -39,8 +39,6 @@ _REMEDIES = {
     errno.EMFILE: "raise the limit of open files, see ulimit -n",
 }
 
-_TORCH_MEMORY = "DefaultCPUAllocator"  # in torch's words when it has too little
-
 VERBS = ("tune", "build", "bench", "run", "show", "doctor", "model", "device")
 
 Target = Annotated[
@@ -66,6 +64,9 @@ Runner = Annotated[
 LogDir = Annotated[
     Path | None,
     typer.Option(help="Tuning logs to take records from; default: yours, then the shipped ones."),
+]
+State = Annotated[
+    str | None, typer.Option(help="Which network, where the file of --weights holds several.")
 ]
 Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of random weights and inputs.")]
 
@@ -96,6 +97,12 @@ def console() -> Console:
 def plain_console(**options: Any) -> Console:
     """A console that prints text as it is: brackets and colons of a path are no markup."""
     return Console(markup=False, emoji=False, highlight=False, **options)
+
+
+def tell(notes: Iterable[str]) -> None:
+    """Print what the user should know, apart from the results."""
+    for note in notes:
+        typer.echo(f"note: {note}", err=True)
 
 
 def cpu_list(text: str) -> list[int]:
@@ -160,9 +167,7 @@ def run_verb(
         remedy = _REMEDIES.get(error.errno or 0, _MAKE_ROOM)
         where = f"{error.filename}: " if error.filename else ""
         _end_with(f"{where}{error.strerror}; {remedy}")
-    except (MemoryError, RuntimeError) as error:
-        if not isinstance(error, MemoryError) and _TORCH_MEMORY not in str(error):
-            raise
+    except MemoryError:
         _end_with(
             "this machine has too little memory for that; end other programs, or give a smaller "
             "--resolution, --batch or --classes"

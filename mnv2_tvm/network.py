@@ -7,14 +7,15 @@ from typing import Any
 import numpy as np
 
 from mnv2_tvm.deploy.loader import Floats
+from mnv2_tvm.errors import UserError
 from mnv2_tvm.model import (
     Architecture,
     State,
     fold_batch_norm,
     interpret,
-    load_weights,
     random_images,
     random_state,
+    read_weights,
     relax_module,
 )
 
@@ -26,16 +27,22 @@ class SourceNetwork:
     architecture: Architecture
     state: State
     weights: str  # where they come from
+    notes: tuple[str, ...] = ()  # what the user should know of them
 
     @classmethod
-    def make(cls, architecture: Architecture, weights: Path | None, seed: int) -> "SourceNetwork":
-        """With the weights of a file, or seeded random ones."""
+    def make(
+        cls, architecture: Architecture, weights: Path | None, seed: int, state: str | None = None
+    ) -> "SourceNetwork":
+        """With the weights of a file, or seeded random ones.
+
+        Of a file with several networks the one called `state`.
+        """
         if weights is None:
-            state = random_state(architecture, seed)
-            return cls(architecture, state, f"random, seed {seed}")
-        loaded = load_weights(weights, architecture)
-        state = {key: tensor.numpy() for key, tensor in loaded.items()}
-        return cls(architecture, state, weights.name)
+            if state is not None:
+                raise UserError("--state goes with --weights FILE")
+            return cls(architecture, random_state(architecture, seed), f"random, seed {seed}")
+        read = read_weights(weights, architecture, state)
+        return cls(architecture, read.arrays, read.source, read.notes)
 
     def relax(self, dtype: str = "float32") -> Any:
         """The Relax module, BatchNorm folded; what it computes with is of `dtype`."""

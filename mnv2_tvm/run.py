@@ -12,7 +12,7 @@ import numpy as np
 import typer
 from rich.progress import track
 
-from mnv2_tvm.cli import PlainServer, plain_console, run_verb
+from mnv2_tvm.cli import PlainServer, State, plain_console, run_verb, tell
 from mnv2_tvm.deploy.loader import Floats, load
 from mnv2_tvm.deploy.loader import Network as LocalNetwork
 from mnv2_tvm.deploy.manifest import Manifest
@@ -62,6 +62,7 @@ def _check_options(
     output: Path | None,
     check: bool,
     weights: Path | None,
+    state: str | None,
     json_lines: bool,
 ) -> None:
     if bool(images) == bool(input):
@@ -72,7 +73,7 @@ def _check_options(
         raise UserError("--labels and --json go with --image; an --output has logits alone")
     if input and check:
         raise UserError("--check goes with --image")
-    if weights and not check:
+    if (weights or state) and not check:
         raise UserError("--weights goes with --check; the library has its own weights inside")
 
 
@@ -186,6 +187,7 @@ def main(
     weights: Annotated[
         Path | None, typer.Option(help="For --check: the weights that the library was built with.")
     ] = None,
+    state: State = None,
     tracker: Annotated[
         str | None,
         typer.Option(help="HOST:PORT: on a board with the name of the library's target."),
@@ -194,7 +196,7 @@ def main(
 ) -> None:
     """Run a built network: print the top classes of images, or map an array to its logits."""
     words = [*(image or []), *(more or [])]
-    _check_options(words, labels, input, output, check, weights, json_lines)
+    _check_options(words, labels, input, output, check, weights, state, json_lines)
     found = find_images(words)
     with _open(folder, threads, tracker, plain_server) as network:
         if input and output:
@@ -202,7 +204,7 @@ def main(
             return
         classes = network.output_shape[-1]
         names = read_labels(labels, classes) if labels else None
-        agree = _check_by(folder, weights, top) if check else None
+        agree = _check_by(folder, weights, state, top) if check else None
         for note in _notes(network.manifest.weights, classes, found):
             typer.echo(note, err=json_lines)
         failed = _Report(network, names, top, resize, json_lines, agree).images(found.paths)
@@ -222,11 +224,14 @@ def _notes(weights: str, classes: int, found: Found) -> Iterator[str]:
         yield f"note: {found.others} files in the folders are no images, by their names"
 
 
-def _check_by(folder: Path, weights: Path | None, top: int) -> Callable[[Floats, Floats, str], str]:
+def _check_by(
+    folder: Path, weights: Path | None, state: str | None, top: int
+) -> Callable[[Floats, Floats, str], str]:
     """A function of (logits, image, its path): how the reference agrees, or UserError."""
     from mnv2_tvm import check
 
-    reference = check.reference_network(Manifest.read(folder), weights)
+    reference = check.reference_network(Manifest.read(folder), weights, state)
+    tell(reference.notes)
     return lambda logits, image, path: str(check.check(logits, image, reference, top, path))
 
 

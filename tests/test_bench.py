@@ -10,8 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from safetensors.torch import save_file
-from torch_oracle import random_tensors
+from safetensors.numpy import save_file
 
 from mnv2_tvm import cli
 from mnv2_tvm.baseline import source_of
@@ -21,7 +20,7 @@ from mnv2_tvm.deploy.manifest import Manifest
 from mnv2_tvm.errors import UserError
 from mnv2_tvm.host import this_host
 from mnv2_tvm.memory import measure_in_child
-from mnv2_tvm.model import Architecture
+from mnv2_tvm.model import Architecture, random_state
 from mnv2_tvm.network import SourceNetwork
 from mnv2_tvm.target import Target
 
@@ -180,8 +179,8 @@ def test_weights_of_a_file_must_be_given_again(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder, weights, wrong = (tmp_path / name for name in ("out", "w.safetensors", "v.safetensors"))
-    save_file(random_tensors(TINY, 3), weights)
-    save_file(random_tensors(TINY, 4), wrong)
+    save_file(random_state(TINY, 3), weights)
+    save_file(random_state(TINY, 4), wrong)
     build(Target.load("host"), SourceNetwork.make(TINY, weights, 0), folder)
     err = fail(capsys, "--library", str(folder))
     assert "w.safetensors" in err

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
-from test_weights import State, as_timm
-from torch_oracle import random_tensors, torch_logits
+from torch_oracle import torch_logits
+from weight_files import State, as_timm, torch_state
 
 from mnv2_tvm.build import build
 from mnv2_tvm.deploy.loader import load
-from mnv2_tvm.model import Architecture, random_state
+from mnv2_tvm.model import Architecture
 from mnv2_tvm.network import SourceNetwork, relative_error
 from mnv2_tvm.search.problem import TOLERANCE
 from mnv2_tvm.target import Target
@@ -60,9 +60,10 @@ def test_weights_of_a_file_reach_the_library(
     here: Target, tmp_path: Path, save: Callable[[State, Path], Path]
 ) -> None:
     architecture = Architecture(0.5, 96, classes=7)
-    state = random_state(architecture, 3)
-    path = save(random_tensors(architecture, 3), tmp_path)
+    state = torch_state(3, architecture)
+    path = save(state, tmp_path)
     network = SourceNetwork.make(architecture, path, seed=0)
     assert network.weights == path.name
-    reference = SourceNetwork(architecture, state, "as they were before the file")
+    arrays = {key: tensor.numpy() for key, tensor in state.items()}
+    reference = SourceNetwork(architecture, arrays, "as they were before the file")
     assert error_of(here, network, reference) <= TOLERANCE

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import TINY, Built, ended
-from torch_oracle import random_tensors
+from weight_files import torch_state
 
 from mnv2_tvm.build import build
 from mnv2_tvm.check import check, reference_network
@@ -38,7 +38,7 @@ def trained(here: Target, tmp_path_factory: pytest.TempPathFactory) -> tuple[Pat
     """A library built from a file of weights, and that file."""
     folder = tmp_path_factory.mktemp("trained")
     weights = folder / "weights.pth"
-    torch.save(random_tensors(TINY, 5), weights)
+    torch.save(torch_state(5), weights)
     build(here, SourceNetwork.make(TINY, weights, 0), folder / "out")
     return folder / "out", weights
 
@@ -82,6 +82,24 @@ def test_weights_of_a_file(trained: tuple[Path, Path], capsys: pytest.CaptureFix
     assert AGREES.fullmatch(output.splitlines()[-1])
 
 
+def test_one_of_two_networks_in_a_file(
+    trained: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Averaged weights are taken before those of the last step, and --state takes the others."""
+    both = tmp_path / "both.pth"
+    torch.save({"model": torch_state(5), "model_ema": torch_state(6)}, both)
+    options = ["--image", CAT, "--check", "--weights", both]
+    code, _, errors = invoke(capsys, trained[0], *options)
+    note, error = errors.splitlines()
+    assert code == 1 and error.startswith("error: torch disagrees")
+    assert note.startswith("note: ") and "model_ema was taken, --state takes another" in note
+    code, output, errors = invoke(capsys, trained[0], *options, "--state", "model")
+    assert code == 0 and AGREES.fullmatch(output.splitlines()[-1])
+    assert "model was taken" in errors
+    code, _, errors = invoke(capsys, trained[0], *options, "--state", "teacher")
+    assert code == 1 and errors.endswith("there is: model, model_ema\n")
+
+
 def test_weights_of_a_file_are_asked_for(
     trained: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -97,7 +115,7 @@ def test_other_weights_disagree(
     trained: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     other = tmp_path / "other.pth"
-    torch.save(random_tensors(TINY, 6), other)
+    torch.save(torch_state(6), other)
     options = ["--image", CAT, "--check", "--weights", other]
     code, _, errors = invoke(capsys, trained[0], *options)
     assert code == 1
@@ -164,6 +182,8 @@ def test_the_reference_has_the_architecture_of_the_manifest(tiny: Built) -> None
     ("options", "message"),
     [
         (["--image", CAT, "--weights", "w.pth"], "--weights goes with --check"),
+        (["--image", CAT, "--state", "model"], "--weights goes with --check"),
+        (["--image", CAT, "--check", "--state", "model"], "--state goes with --weights FILE"),
         (["--input", "x.npy", "--output", "y.npy", "--check"], "--check goes with --image"),
         (["--image", CAT, "--check", "--weights", "w.pth"], "the library was built with random"),
     ],

@@ -1,4 +1,4 @@
-"""Weights from files: every naming and nesting that is read, every mistake that is named."""
+"""Weights against the architecture they are for: every mistake is named, with the file's names."""
 
 import re
 import warnings
@@ -8,96 +8,14 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import save_file
-from torch_oracle import random_tensors
+from weight_files import State, as_timm, assert_loads, refusal, torch_state
 
-from mnv2_tvm.errors import UserError
-from mnv2_tvm.model import Architecture, load_weights
-
-TINY = Architecture(0.35, 32, classes=10)
-State = dict[str, torch.Tensor]
+from mnv2_tvm.model import Architecture
 
 
 @pytest.fixture(scope="module")
 def state() -> State:
-    return random_tensors(TINY, 0)
-
-
-def timm_key(key: str) -> str:
-    """timm's name of torchvision's key, written out apart from the package's own table."""
-    stages = [(s, i) for s, blocks in enumerate((1, 2, 3, 4, 3, 3, 1)) for i in range(blocks)]
-    head, leaf = key.rsplit(".", 1)
-    fixed = {
-        "features.0.0": "conv_stem",
-        "features.0.1": "bn1",
-        "features.18.0": "conv_head",
-        "features.18.1": "bn2",
-        "classifier.1": "classifier",
-    }
-    if head in fixed:
-        return f"{fixed[head]}.{leaf}"
-    _, block, _, inner = head.split(".", 3)
-    separable = {"0.0": "conv_dw", "0.1": "bn1", "1": "conv_pw", "2": "bn2"}
-    inverted = {
-        "0.0": "conv_pw",
-        "0.1": "bn1",
-        "1.0": "conv_dw",
-        "1.1": "bn2",
-        "2": "conv_pwl",
-        "3": "bn3",
-    }
-    stage, index = stages[int(block) - 1]
-    name = (separable if block == "1" else inverted)[inner]
-    return f"blocks.{stage}.{index}.{name}.{leaf}"
-
-
-def as_timm(state: State) -> State:
-    return {timm_key(key): tensor for key, tensor in state.items()}
-
-
-def assert_loads(path: Path, state: State) -> None:
-    loaded = load_weights(path, TINY)
-    assert list(loaded) == list(state)
-    for key, tensor in state.items():
-        assert torch.equal(loaded[key], tensor), key
-
-
-def refusal(path: Path, architecture: Architecture = TINY) -> str:
-    """The text of the error, which must name the file."""
-    with pytest.raises(UserError, match=re.escape(str(path))) as caught:
-        load_weights(path, architecture)
-    return str(caught.value)
-
-
-@pytest.mark.parametrize("suffix", [".pth", ".pt", ".bin", ".PTH"])
-@pytest.mark.parametrize("zipped", [True, False])
-def test_torch_files(tmp_path: Path, state: State, suffix: str, zipped: bool) -> None:
-    path = tmp_path / f"weights{suffix}"
-    torch.save(state, path, _use_new_zipfile_serialization=zipped)
-    assert_loads(path, state)
-
-
-@pytest.mark.parametrize("rename", [dict, as_timm], ids=["torchvision", "timm"])
-def test_safetensors_files(tmp_path: Path, state: State, rename: Callable[[State], State]) -> None:
-    path = tmp_path / "weights.safetensors"
-    save_file(rename(state), path)
-    assert_loads(path, state)
-
-
-@pytest.mark.parametrize("rename", [dict, as_timm], ids=["torchvision", "timm"])
-@pytest.mark.parametrize("nest", ["state_dict", "model", "state_dict_ema"])
-def test_nested_and_parallel_checkpoints(
-    tmp_path: Path, state: State, rename: Callable[[State], State], nest: str
-) -> None:
-    path = tmp_path / "checkpoint.pth"
-    parallel = {f"module.{key}": tensor for key, tensor in rename(state).items()}
-    torch.save({"epoch": 3, "arch": "mobilenetv2", nest: parallel}, path)
-    assert_loads(path, state)
-
-
-def test_averaged_weights_come_before_the_last_ones(tmp_path: Path, state: State) -> None:
-    path = tmp_path / "checkpoint.pth"
-    torch.save({"state_dict": random_tensors(TINY, 1), "state_dict_ema": state}, path)
-    assert_loads(path, state)
+    return torch_state(0)
 
 
 def test_counters_are_optional_and_zeroed(tmp_path: Path, state: State) -> None:
@@ -109,14 +27,11 @@ def test_counters_are_optional_and_zeroed(tmp_path: Path, state: State) -> None:
     assert_loads(path, state)
 
 
-def test_half_precision_becomes_float32(tmp_path: Path, state: State) -> None:
-    path = tmp_path / "weights.safetensors"
-    save_file({key: tensor.to(torch.bfloat16) for key, tensor in state.items()}, path)
-    loaded = load_weights(path, TINY)
-    assert loaded["features.0.0.weight"].dtype == torch.float32
-    torch.testing.assert_close(
-        loaded["features.0.0.weight"], state["features.0.0.weight"], rtol=1e-2, atol=0
-    )
+def test_what_others_count_is_left_out(tmp_path: Path, state: State) -> None:
+    path = tmp_path / "weights.pth"
+    counted = {"total_ops": torch.zeros(1), "features.total_params": torch.zeros(1)}
+    torch.save(state | counted, path)
+    assert_loads(path, state)
 
 
 @pytest.mark.parametrize("rename", [dict, as_timm], ids=["torchvision", "timm"])
@@ -126,20 +41,53 @@ def test_missing_tensors_have_the_names_of_the_file(
     path = tmp_path / "weights.pth"
     tensors = rename(state)
     lost = [key for key in tensors if key.endswith("running_var")][:5]
-    torch.save({key: tensor for key, tensor in tensors.items() if key not in lost}, path)
-    assert f"lack {', '.join(lost[:3])} and 2 more" in refusal(path)
+    torch.save({f"net.{key}": t for key, t in tensors.items() if key not in lost}, path)
+    names = ", ".join(f"net.{key}" for key in lost[:3])
+    assert f"lack {names} and 2 more" in refusal(path)
 
 
 def test_another_network_lacks_keys(tmp_path: Path) -> None:
     path = tmp_path / "resnet.pth"
     torch.save({"conv1.weight": torch.ones(64, 3, 7, 7)}, path)
-    assert "lack features.0.0.weight" in refusal(path)
+    text = refusal(path)
+    assert "lack features.0.0.weight" in text and "conv1.weight" in text
 
 
 def test_extra_tensor(tmp_path: Path, state: State) -> None:
     path = tmp_path / "weights.pth"
     torch.save(state | {"features.19.0.weight": torch.ones(1)}, path)
     assert "hold features.19.0.weight, which MobileNetV2 has not" in refusal(path)
+
+
+def flat_key(key: str) -> str:
+    """The name in repositories whose blocks are one flat Sequential."""
+    head, leaf = key.rsplit(".", 1)
+    fixed = {"features.18.0": "conv.0", "features.18.1": "conv.1", "classifier.1": "classifier"}
+    if head in fixed or ".conv." not in head:
+        return f"{fixed.get(head, head)}.{leaf}"
+    block, inner = head.split(".conv.")
+    first = {"0.0": 0, "0.1": 1, "1": 3, "2": 4}
+    others = {"0.0": 0, "0.1": 1, "1.0": 3, "1.1": 4, "2": 6, "3": 7}
+    return f"{block}.conv.{(first if block == 'features.1' else others)[inner]}.{leaf}"
+
+
+def test_blocks_that_are_flat(tmp_path: Path, state: State) -> None:
+    path = tmp_path / "weights.pth"
+    torch.save({flat_key(key): tensor for key, tensor in state.items()}, path)
+    assert_loads(path, state)
+
+
+@pytest.mark.parametrize("rename", [dict, as_timm], ids=["torchvision", "timm"])
+def test_the_one_linear_layer_may_have_any_name(
+    tmp_path: Path, state: State, rename: Callable[[State], State]
+) -> None:
+    path = tmp_path / "weights.pth"
+    tensors = {re.sub(r"^classifier(\.1)?\b", "fc", k): t for k, t in rename(state).items()}
+    assert "fc.bias" in tensors
+    torch.save(tensors, path)
+    assert_loads(path, state)
+    torch.save(tensors | {"other.weight": torch.ones(2, 2)}, path)  # which one is it?
+    assert "lack classifier" in refusal(path)
 
 
 @pytest.mark.parametrize(
@@ -163,7 +111,7 @@ def test_wrong_shape_suggests_the_options_that_fit(
 def test_unpublished_width_is_told_from_the_shapes(tmp_path: Path) -> None:
     path = tmp_path / "weights.pth"
     odd = Architecture(1.17, classes=2)
-    torch.save(random_tensors(odd, 0), path)
+    torch.save(torch_state(0, odd), path)
     options = re.search(r"the file fits --width (\S+) --classes (\d+)$", refusal(path))
     assert options is not None
     fit = Architecture(float(options[1]), classes=int(options[2]))
@@ -183,9 +131,14 @@ def test_shape_that_no_option_fits(tmp_path: Path, state: State) -> None:
     [
         ("classifier.1.bias", torch.full((10,), float("nan")), "not finite"),
         ("classifier.1.bias", torch.full((10,), 1e300, dtype=torch.float64), "not finite"),
-        ("classifier.1.bias", torch.ones(10, dtype=torch.int8), "torch.int8"),
-        ("classifier.1.bias", torch.ones(10, dtype=torch.complex64), "torch.complex64"),
+        ("classifier.1.bias", torch.ones(10, dtype=torch.int8), "int8"),
+        ("classifier.1.bias", torch.ones(10, dtype=torch.uint16), "uint16"),
+        ("classifier.1.bias", torch.ones(10, dtype=torch.complex64), "complex64"),
+        ("classifier.1.bias", torch.ones(10, dtype=torch.bool), "bool"),
+        ("classifier.1.bias", torch.ones(10).to(torch.float8_e5m2), "float8_e5m2"),
         ("classifier.1.bias", torch.ones(10, device="meta"), "no numbers"),
+        ("classifier.1.bias", torch._neg_view(torch.ones(10)), "resolve_neg"),
+        ("classifier.1.weight", torch.ones(10, 1280).to_sparse(), "to_dense"),
         ("features.0.1.running_var", torch.full((16,), -1.0), "negative"),
     ],
 )
@@ -198,35 +151,23 @@ def test_bad_numbers(
     assert key in refused and text in refused
 
 
-def test_quantized_tensor(tmp_path: Path, state: State) -> None:
+def test_other_kinds_of_tensors(tmp_path: Path, state: State) -> None:
     path, key = tmp_path / "weights.pth", "classifier.1.weight"
-    with warnings.catch_warnings(action="ignore"):  # torch is about to drop these tensors
-        quantized = torch.quantize_per_tensor(state[key], 0.1, 0, torch.qint8)
-        torch.save(state | {key: quantized}, path)
-    text = refusal(path)
-    assert key in text and "torch.qint8" in text
+    with warnings.catch_warnings(action="ignore"):  # in beta state, or about to be dropped
+        odd = {
+            "is quantized": torch.quantize_per_tensor(state[key], 0.1, 0, torch.qint8),
+            "is sparse": state[key].to_sparse_csr(),
+            "a kind of its own": torch.nested.nested_tensor([state[key]]),
+        }
+        for text, tensor in odd.items():
+            torch.save(state | {key: tensor}, path)
+            refused = refusal(path)
+            assert key in refused and text in refused
 
 
-def test_every_layout_is_the_same_tensor(tmp_path: Path, state: State) -> None:
-    """Sparse, transposed, a view into a larger storage, a Parameter, one number for all."""
-    weight, bias = state["classifier.1.weight"], state["classifier.1.bias"]
-    stem = "features.0.0.weight"
-    same = {"features.0.1.weight": torch.full((16,), 1.5)}
-    forms = {
-        "classifier.1.weight": weight.to_sparse(),
-        "classifier.1.bias": torch.stack([bias, -bias])[0],
-        stem: state[stem].to(memory_format=torch.channels_last),
-        "features.18.0.weight": torch.nn.Parameter(state["features.18.0.weight"]),
-        "features.0.1.weight": torch.tensor(1.5).expand(16),
-    }
-    path = tmp_path / "weights.pth"
-    for zipped in (True, False):
-        torch.save(state | forms, path, _use_new_zipfile_serialization=zipped)
-        assert_loads(path, state | same)
-        loaded = load_weights(path, TINY)
-        assert all(tensor.is_contiguous() for tensor in loaded.values())
-        assert not any(tensor.requires_grad for tensor in loaded.values())
-    with warnings.catch_warnings(action="ignore"):  # "in beta state"
-        forms["classifier.1.weight"] = weight.to_sparse_csr()
-    torch.save(state | forms, path)
-    assert_loads(path, state | same)
+@pytest.mark.parametrize("dtype", [torch.int8, torch.float8_e4m3fn, torch.complex64])
+def test_other_numbers_in_safetensors(tmp_path: Path, state: State, dtype: torch.dtype) -> None:
+    path, key = tmp_path / "w.safetensors", "classifier.1.bias"
+    save_file(state | {key: state[key].to(dtype)}, path)
+    refused = refusal(path)
+    assert key in refused and str(dtype).removeprefix("torch.") in refused

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from mnv2_tvm.model import Architecture, State, random_state
+from mnv2_tvm.model import Architecture, State
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "scripts/peers"))
 
@@ -20,8 +20,3 @@ def torch_logits(architecture: Architecture, state: State, images: np.ndarray) -
     with torch.inference_mode():
         logits = network(torch.from_numpy(images.astype(np.float64).transpose(0, 3, 1, 2)))
     return np.asarray(logits)
-
-
-def random_tensors(architecture: Architecture, seed: int) -> dict[str, torch.Tensor]:
-    """The random weights as torch saves them."""
-    return torch_network(architecture, random_state(architecture, seed)).state_dict()

@@ -6,7 +6,7 @@
 | `machine`, `cpu_features` | what a host must have to run it |
 | `input_shape`, `output_shape`, `dtype` | [n, y, x, c] and [n, classes], `float32` |
 | `width`, `resolution`, `classes` | of the network |
-| `weights` | file name of the weights, or `random, seed N` |
+| `weights` | file name of the weights, network in it if there are several; or `random, seed N` |
 | `threads` | threads of a run, unless the caller sets another count |
 | `workspace_bytes`, `weight_bytes`, `code_bytes` | memory a run needs, bytes of weights and code |
 | `sha256` | of the library |

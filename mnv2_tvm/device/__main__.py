@@ -69,6 +69,7 @@ def emulate(
     weights: Annotated[
         Path | None, typer.Option(help="Microcontroller: as for build; random without.")
     ] = None,
+    state: cli.State = None,
     width: Annotated[float, typer.Option(help="Microcontroller: of the network.")] = 0.35,
     resolution: Annotated[int, typer.Option(help="Microcontroller: of the network.")] = 96,
     classes: Annotated[int, typer.Option(help="Microcontroller: of the network.")] = 1000,
@@ -79,8 +80,10 @@ def emulate(
     """
     machine = cli.load_target(target)
     if machine.microcontroller is None:
-        if library or weights:
-            raise UserError(f"--library and --weights are for microcontrollers, not for {target}")
+        if library or weights or state:
+            raise UserError(
+                f"--library, --weights and --state are for microcontrollers, not for {target}"
+            )
         emulation.emulate(machine, parse_address(tracker), count, qemu)
         return
     # These import the compiler, which takes seconds.
@@ -88,7 +91,9 @@ def emulate(
     from mnv2_tvm.model import Architecture
 
     architecture = Architecture(width, resolution, classes)
-    cli.console().print(run_table(emulate_once(machine, architecture, library, weights)))
+    run = emulate_once(machine, architecture, library, weights, state)
+    cli.tell(run.notes)
+    cli.console().print(run_table(run))
 
 
 VERBS: dict[str, Callable[..., Any]] = {

@@ -40,6 +40,7 @@ class Run:
     error: float  # largest, over the largest logit
     instructions: int
     stack_bytes: int
+    notes: tuple[str, ...] = ()  # of the network's weights
 
     @property
     def per_multiply_add(self) -> float:
@@ -48,13 +49,17 @@ class Run:
 
 
 def emulate_once(
-    target: Target, architecture: Architecture, library: Path | None, weights: Path | None
+    target: Target,
+    architecture: Architecture,
+    library: Path | None,
+    weights: Path | None,
+    state: str | None = None,
 ) -> Run:
     """One run of the build in the folder `library`, or of one that is made for it here."""
     if library is not None:
         manifest = Manifest.read(library)
-        return run_emulated(target, library, reference_network(manifest, weights))
-    network = SourceNetwork.make(architecture, weights, seed=0)
+        return run_emulated(target, library, reference_network(manifest, weights, state))
+    network = SourceNetwork.make(architecture, weights, seed=0, state=state)
     with scratch_folder() as scratch:
         build(target, network, Path(scratch) / "out")
         return run_emulated(target, Path(scratch) / "out", network)
@@ -88,7 +93,7 @@ def run_emulated(target: Target, folder: Path, network: SourceNetwork) -> Run:
             "largest logit"
         )
     instructions = ((high << 32) + low) * round(_CALIBRATION / told["calibration"][0])
-    return Run(manifest, error, instructions, told["stack"][0])
+    return Run(manifest, error, instructions, told["stack"][0], network.notes)
 
 
 def _link(target: Target, library: Path, images: np.ndarray, scratch: Path) -> Path:

@@ -6,7 +6,7 @@ from mnv2_tvm.model.folding import fold_batch_norm
 from mnv2_tvm.model.interpreter import interpret
 from mnv2_tvm.model.random_weights import State, random_images, random_state
 from mnv2_tvm.model.relax_module import relax_module
-from mnv2_tvm.model.weights import load_weights
+from mnv2_tvm.model.weights import load_weights, read_weights
 
 __all__ = [
     "PUBLISHED",
@@ -18,5 +18,6 @@ __all__ = [
     "load_weights",
     "random_images",
     "random_state",
+    "read_weights",
     "relax_module",
 ]

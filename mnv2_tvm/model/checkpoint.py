@@ -1,163 +1,138 @@
-"""Reading the tensors of a checkpoint file without running what may be in it."""
+"""Opening a checkpoint file: its tree of values and the numbers of its tensors, nothing run."""
 
-import io
 import os
-import re
-import warnings
-import zipfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any, BinaryIO
 
-import torch
-from safetensors.torch import load_file
+import numpy as np
+from numpy.typing import NDArray
 
 from mnv2_tvm.errors import UserError
-from mnv2_tvm.model.pickle_check import ForbiddenCall, NewerProtocol, check_pickle
+from mnv2_tvm.model.file_kinds import HEAD_BYTES, kind_of
+from mnv2_tvm.model.safetensors_files import open_safetensors, shards_of
+from mnv2_tvm.model.stored_tensors import Storage, StoredTensor, float32_of
+from mnv2_tvm.model.torch_files import ZIP_START, Checkpoint, is_old, open_archive, open_old
 from mnv2_tvm.untrusted import open_file, printable
 
-PICKLE_SUFFIXES = (".pth", ".pt", ".bin")
-SAFETENSORS_SUFFIX = ".safetensors"
-ZIP_START = b"PK\x03\x04"
-# Before the storages of a file that is no archive: a magic number, a version, the writer's machine,
-# the tensors, the order of their storages.
-LEGACY_PICKLES = 5
-
-MAX_BYTES = 2 * 2**30  # of a file: weights of width 1.4 and an optimizer's state have 0.1 GB
-MAX_HEADER_BYTES = 16 * 2**20  # of a safetensors file
-
-# Where training scripts nest the weights. The averaged ones come first: timm evaluates those.
-NESTS = ("state_dict_ema", "state_dict", "model")
-# What DataParallel and DistributedDataParallel put before every key.
-PARALLEL_PREFIX = "module."
+_MAX_BYTES = 2 * 2**30  # of a file: weights of width 1.4 and an optimizer's state have 0.1 GB
+_MAX_INDEX = 4 * 2**20  # bytes; what is cut there is refused
+_MAX_ELEMENTS = 2**27  # of a tensor: a classifier for 100 000 classes
+_MAX_READ = 512 * 2**20  # of the storages of one network: width 1.4 in float64 has 0.05 GB
 
 
-def read_checkpoint(path: Path) -> dict[str, torch.Tensor]:
-    """The flat name -> tensor of a `.pth`, `.pt`, `.bin` or `.safetensors` file, on the CPU.
+@dataclass
+class OpenCheckpoint:
+    """A file that is open, or the several of an index."""
 
-    Raises UserError if the file is missing, damaged, of another kind, holds code or no tensors.
+    what: str  # "weights FILE", for errors
+    checkpoint: Checkpoint
+    _storages: dict[str, bytes] = field(default_factory=dict)  # read so far
+
+    @property
+    def tree(self) -> Any:
+        """Dicts, lists and records with tensors in them."""
+        return self.checkpoint.tree
+
+    def float32(self, tensor: StoredTensor) -> NDArray[np.float32]:
+        """The numbers of a tensor, of whose shape and type the caller knows that they are right.
+
+        Raises UserError where the file is damaged.
+        """
+        with _told_as_damage(self.what):
+            if tensor.size > _MAX_ELEMENTS:  # with strides of 0 a storage may be small
+                raise ValueError(f"a tensor of {tensor.size} numbers")
+            return float32_of(tensor, self._bytes(tensor.storage), self.checkpoint.order)
+
+    def _bytes(self, storage: Storage) -> bytes:
+        if storage.key not in self._storages:  # weights may be views of one
+            self._storages[storage.key] = self.checkpoint.storage(storage)
+            if sum(map(len, self._storages.values())) > _MAX_READ:
+                raise ValueError("its tensors are views of more bytes than weights need")
+        return self._storages[storage.key]
+
+
+@contextmanager
+def open_checkpoint(path: Path) -> Iterator[OpenCheckpoint]:
+    """The content of a file that torch.save or safetensors wrote, or of an index of such files.
+
+    Raises UserError if the file is missing, damaged, too large or of another kind.
     """
-    suffix = path.suffix.lower()
-    if suffix not in (*PICKLE_SUFFIXES, SAFETENSORS_SUFFIX):
-        known = ", ".join((*PICKLE_SUFFIXES, SAFETENSORS_SUFFIX))
-        raise UserError(f"weights {path} have the suffix {path.suffix!r}; give a file of {known}")
-    with open_file(path, f"weights {path}") as stream:
-        size = os.fstat(stream.fileno()).st_size
-        if size > MAX_BYTES:
-            raise UserError(
-                f"weights {path} have {size / 2**30:.1f} GB and MobileNetV2 at most 0.03; give a "
-                "file with its weights alone"
-            )
-        try:
-            read = _read_safetensors if suffix == SAFETENSORS_SUFFIX else _read_pickle
-            content = read(path, stream, size)
-        except UserError:
-            raise
-        except ForbiddenCall as error:
-            raise _refused(path, str(error)) from error
-        except UnpicklingError as error:
-            # torch names a function or class in the file "GLOBAL"; the rest of its advice, to
-            # load the file unsafely, is nothing to pass on.
-            name = re.search(r"GLOBAL (\S{1,200}) ", str(error)[:1000])
-            raise (
-                _refused(path, name[1]) if name else _damaged(path, "not a pickle of tensors")
-            ) from error
-        except Exception as error:  # a truncated file raises whatever its next byte leads to
-            raise _damaged(path, _first_line(error)) from error
-    return _flatten(path, content)
+    with ExitStack() as files:
+        yield OpenCheckpoint(f"weights {path}", _open(path, files))
 
 
-def _read_safetensors(path: Path, stream: BinaryIO, size: int) -> Any:
-    header_bytes = int.from_bytes(stream.read(8), "little")
-    if header_bytes > min(size, MAX_HEADER_BYTES):
-        raise ValueError(f"a header of {header_bytes} bytes")
-    return load_file(path)
-
-
-def _read_pickle(path: Path, stream: BinaryIO, size: int) -> Any:
-    source: BinaryIO = stream
-    try:
-        if stream.read(len(ZIP_START)) == ZIP_START:
-            _check_zip(path, stream, size)
-        else:
-            stream.seek(0)
-            source = io.BytesIO(stream.read(size))  # torch would look for a tar archive in a file
-            for _ in range(LEGACY_PICKLES):
-                check_pickle(source)
-    except NewerProtocol as error:
+def _open(path: Path, files: ExitStack, shard: bool = False) -> Checkpoint:
+    what = f"weights {path}"
+    stream = files.enter_context(open_file(path, what))
+    size = os.fstat(stream.fileno()).st_size
+    if size > _MAX_BYTES:
         raise UserError(
-            f"weights {path} are a pickle of protocol {error}, which torch does not read back "
-            "safely; save them again with torch.save(model.state_dict(), ...) as it does by default"
-        ) from error
-    source.seek(0)
-    # torch warns of odd pickles before it refuses them: one report is enough.
-    with warnings.catch_warnings(action="ignore"):
-        return torch.load(source, map_location="cpu", weights_only=True)
-
-
-def _check_zip(path: Path, stream: BinaryIO, size: int) -> None:
-    """Refuse an archive that is not as torch.save writes it, with what its pickle may not do."""
-    with zipfile.ZipFile(stream) as archive:
-        infos = {info.filename: info for info in archive.infolist()}
-        if any(name.endswith("/constants.pkl") for name in infos):
-            raise UserError(
-                f"weights {path} are a TorchScript archive, a program; save its tensors alone "
-                "with torch.save(torch.jit.load(FILE).state_dict(), ...)"
-            )
-        # torch.save stores its entries one after another: they cannot be more than the file.
-        whole = sum(info.file_size for info in archive.infolist())
-        if whole > size or len(infos) < len(archive.infolist()):
-            raise ValueError("its entries are compressed or overlap")
-        for name, info in infos.items():
-            if name.endswith("/data.pkl"):
-                check_pickle(io.BytesIO(archive.read(info)))
-
-
-def _refused(path: Path, name: str) -> UserError:
-    return UserError(
-        f"weights {path} are refused: to load them would run code stored in the file "
-        f"({printable(name)}); where the model was trained, save the tensors alone with "
-        "torch.save(model.state_dict(), ...)"
-    )
-
-
-def _damaged(path: Path, reason: str) -> UserError:
-    return UserError(
-        f"weights {path} cannot be read, the file is truncated or of another kind ({reason}); "
-        "copy or download it again"
-    )
-
-
-def _first_line(error: Exception) -> str:
-    line = (str(error).splitlines() or [""])[0]
-    # torch's own remedy may be to load the file unsafely.
-    return printable(line) if line and "weights_only" not in line else type(error).__name__
-
-
-def _flatten(path: Path, content: Any) -> dict[str, torch.Tensor]:
-    if isinstance(content, dict):
-        nested = (content[nest] for nest in NESTS if isinstance(content.get(nest), dict))
-        content = next(nested, content)
-    if not isinstance(content, dict) or not content:
-        raise UserError(
-            f"weights {path} hold {_describe(content)} instead of a dict of tensors; "
-            "save them with torch.save(model.state_dict(), ...)"
+            f"{what} have {size / 2**30:.1f} GB and MobileNetV2 at most 0.03; give a "
+            "file with its weights alone"
         )
-    tensors: dict[str, torch.Tensor] = {}
-    for key, value in content.items():
-        if not isinstance(key, str) or not isinstance(value, torch.Tensor):
+    with _told_as_damage(what):
+        head = stream.read(HEAD_BYTES)
+        stream.seek(0)
+        if head.startswith(ZIP_START):
+            return open_archive(stream, size, what)
+        if is_old(head):
+            return open_old(stream, size)
+        # An index is text too: as the length of a header it would be enormous.
+        if head[8:9] == b"{" and int.from_bytes(head[:8], "little") < 2**32:
+            return open_safetensors(stream, size)
+        if head.startswith(b"{") and not shard:
+            return _open_index(path, stream, files)
+        if head.startswith(b"\x80"):
             raise UserError(
-                f"weights {path} hold {_describe(value)} under {printable(repr(key))} where "
-                "a tensor should be; save them with torch.save(model.state_dict(), ...)"
+                f"{what} are a pickle that torch.save did not write; "
+                "save the weights with torch.save(model.state_dict(), ...)"
             )
-        name = key.removeprefix(PARALLEL_PREFIX)
-        if name in tensors:
-            raise UserError(
-                f"weights {path} hold {printable(name)} twice, with and without {PARALLEL_PREFIX}"
-            )
-        tensors[name] = value
-    return tensors
+        if (kind := kind_of(head)) is not None:
+            raise UserError(f"{what} are {kind[0]}, of another kind than weights; {kind[1]}")
+        raise ValueError("its first bytes are of no checkpoint")
 
 
-def _describe(value: Any) -> str:
-    return "an empty dict" if value == {} else f"a {type(value).__name__}"
+def _open_index(path: Path, stream: BinaryIO, files: ExitStack) -> Checkpoint:
+    """The tensors of several files; the key of a storage begins with the number of its file."""
+    tree: dict[str, Any] = {}
+    shards: list[Checkpoint] = []
+    for name, tensors in shards_of(stream.read(_MAX_INDEX + 1), f"weights {path}").items():
+        shard = _open(path.parent / name, files, shard=True)
+        for tensor in tensors:
+            if not isinstance(shard.tree, dict) or tensor not in shard.tree:
+                raise ValueError(f"{name} has no {tensor}, which the index says is there")
+            tree[tensor] = _of_shard(shard.tree[tensor], len(shards))
+        shards.append(shard)
+    if any(shard.order != "<" for shard in shards):
+        raise ValueError("files of a machine with the highest byte first, in an index")
+
+    def read(storage: Storage) -> bytes:
+        number, key = storage.key.split(" ", 1)
+        return shards[int(number)].storage(Storage(key, storage.dtype))
+
+    return Checkpoint(tree, read)
+
+
+def _of_shard(tensor: Any, number: int) -> Any:
+    if not isinstance(tensor, StoredTensor):
+        return tensor
+    storage = Storage(f"{number} {tensor.storage.key}", tensor.storage.dtype)
+    return replace(tensor, storage=storage)
+
+
+@contextmanager
+def _told_as_damage(what: str) -> Iterator[None]:
+    """Whatever goes wrong becomes a UserError: what does depends on the bytes of the damage."""
+    try:
+        yield
+    except (UserError, MemoryError):
+        raise
+    except Exception as error:
+        reason = printable((str(error).splitlines() or [type(error).__name__])[0])
+        raise UserError(
+            f"{what} cannot be read, the file is truncated or of another kind ({reason}); "
+            "copy or download it again"
+        ) from error

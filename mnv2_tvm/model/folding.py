@@ -1,6 +1,7 @@
 """Inference BatchNorm as a scale of the weights and a bias."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +13,7 @@ BATCH_NORM_EPSILON = 1e-5
 
 
 def fold_batch_norm(
-    state: Mapping[str, NDArray[np.floating]],
+    state: Mapping[str, NDArray[Any]],
     architecture: Architecture,
     epsilon: float = BATCH_NORM_EPSILON,
 ) -> dict[str, NDArray[np.float64]]:

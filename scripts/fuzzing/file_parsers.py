@@ -138,18 +138,37 @@ def manifest_parser(built: Path) -> Parser:
     return Parser("manifest.json", json_like(json.loads(whole)), opened, (whole,))
 
 
+_NETWORK = Architecture(0.35, 32, classes=10)
+
+
 @functools.cache
 def _tensors() -> dict[str, torch.Tensor]:
-    return {
-        "features.0.0.weight": torch.linspace(-1, 1, 54).reshape(2, 3, 3, 3),
-        "features.0.1.running_var": torch.ones(2),
-        "features.0.1.num_batches_tracked": torch.tensor(7),
-    }
+    """A whole state that is small: each tensor is a view of one number.
+
+    So most of a mutant's bytes are names, shapes, strides and the instructions between them, and
+    what is not damaged goes through all the checks behind them.
+    """
+    one = torch.ones(1)
+    shapes = _NETWORK.state_shapes().items()
+    return {key: one.expand(shape) if shape else torch.tensor(7) for key, shape in shapes}
 
 
 def _safetensors(tree: dict[str, Any]) -> bytes:
-    header = to_json(tree)
-    return len(header).to_bytes(8, "little") + header + bytes(16)
+    """The file of a header; the tensors of the whole one fill it."""
+    header, whole = to_json(tree), _header().values()
+    filled = max(entry["data_offsets"][1] for entry in whole)
+    return len(header).to_bytes(8, "little") + header + bytes(filled)
+
+
+@functools.cache
+def _header() -> dict[str, Any]:
+    header: dict[str, Any] = {}
+    end = 0
+    for key, shape in _NETWORK.state_shapes().items():
+        count = 2 * math.prod(shape)
+        header[key] = {"dtype": "BF16", "shape": list(shape), "data_offsets": [end, end + count]}
+        end += count
+    return header
 
 
 def _saved(content: Any, **options: Any) -> bytes:
@@ -158,11 +177,40 @@ def _saved(content: Any, **options: Any) -> bytes:
     return file.getvalue()
 
 
-def _checkpoints() -> list[bytes]:
+def _whole_checkpoints() -> list[bytes]:
     state = _tensors()
-    nested = {"epoch": 3, "best_acc1": np.float64(71.9), "args": Namespace(lr=0.1), "model": state}
-    legacy = _saved(state, _use_new_zipfile_serialization=False)
-    return [_saved(state), legacy, _saved(nested), _saved(state, pickle_protocol=5)]
+    averaged = {f"module.{key}": tensor for key, tensor in state.items()}
+    nested = {"epoch": 3, "args": Namespace(lr=0.1), "model": state, "model_ema": averaged}
+    return [_saved(state, _use_new_zipfile_serialization=False), _saved(nested)]
+
+
+def _small_checkpoints() -> list[bytes]:
+    """Of a few tensors, which are read faster: refused after the reading at the latest."""
+    few = dict(list(_tensors().items())[:6])
+    whole = torch.nn.Sequential(torch.nn.Conv2d(3, 2, 3), torch.nn.BatchNorm2d(2))
+    beside = {"best_acc1": np.float64(71.9), "args": Namespace(lr=0.1), "net": whole, "model": few}
+    old = {"_use_new_zipfile_serialization": False}
+    saved = [_saved(beside, pickle_protocol=protocol) for protocol in (0, 2, 5)]
+    return [*saved, _saved(few, **old), _saved(beside, **old, pickle_protocol=4)]
+
+
+def _shards() -> Parser:
+    """An index; the files that it names are whole."""
+    header = _header()
+    places = {key: f"{number % 2}.safetensors" for number, key in enumerate(header)}
+
+    def opened(folder: Path) -> Parse:
+        for file in ("0.safetensors", "1.safetensors"):
+            (folder / file).write_bytes(_safetensors(header))
+
+        def parse(data: bytes) -> None:
+            (folder / "index.json").write_bytes(data)
+            _load_weights(folder / "index.json")
+
+        return parse
+
+    index = {"metadata": {"total_size": 7}, "weight_map": places}
+    return Parser("index.json", json_like(index), opened, (to_json(index),))
 
 
 def _checkpoint(wholes: list[bytes]) -> Make:
@@ -187,7 +235,7 @@ def _checkpoint(wholes: list[bytes]) -> Make:
 
 
 def _load_weights(path: Path) -> None:
-    load_weights(path, Architecture(0.35, 32, classes=10))
+    load_weights(path, _NETWORK)
 
 
 def _images() -> Parser:
@@ -238,14 +286,16 @@ def _labels() -> Parser:
 
 def _parsers() -> list[Parser]:
     records, measurements = _log_lines()
-    entry = {"dtype": "F32", "shape": [2, 2], "data_offsets": [0, 16]}
-    header = {"__metadata__": {"format": "pt"}, "features.0.0.weight": entry}
+    header = {"__metadata__": {"format": "pt"}, **_header()}
+    whole, small = _whole_checkpoints(), _small_checkpoints()
+    tensors = _safetensors(header)
     return [
         _in_log("records.jsonl", "records.jsonl", records, _read_records),
         _in_log("measurements.jsonl", "measurements.jsonl", measurements, _read_measurements),
         _targets(),
-        _file(".safetensors", from_values(_safetensors, header), _load_weights, "w.safetensors"),
-        _file(".pth", _checkpoint(_checkpoints()), _load_weights, "w.pth"),
+        _file(".safetensors", from_values(_safetensors, header), _load_weights, "w", tensors),
+        _shards(),
+        _file(".pth", _checkpoint([*whole, *small]), _load_weights, "w", *whole),
         _images(),
         _labels(),
         _arrays(),
