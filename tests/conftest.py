@@ -1,5 +1,6 @@
 """Targets that this host can run, what is built or searched once, a tracker, and command lines."""
 
+import ast
 import functools
 import os
 import shutil
@@ -33,6 +34,7 @@ from mnv2_tvm.network import SourceNetwork
 from mnv2_tvm.target import Target, target_names
 from mnv2_tvm.tune import tune
 
+TESTS = Path(__file__).parent
 TINY = Architecture(0.35, 32, classes=10)
 # 12 classes: 48 bytes of output, so that against a page its start is at no multiple of 64.
 ODD = Architecture(0.35, 47, classes=12, batch=2)
@@ -48,6 +50,31 @@ class Built:
 
 
 BuildOnce = Callable[[Architecture], Built]
+
+
+@functools.cache
+def imported(path: Path) -> frozenset[str]:
+    """The modules that a Python file imports anywhere, and those of the test files among them."""
+    names = set[str]()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            names.add(node.module or "")
+    helpers = [TESTS / f"{name}.py" for name in names]
+    return frozenset(names).union(*(imported(helper) for helper in helpers if helper.is_file()))
+
+
+def uses_torch(path: Path) -> bool:
+    """Whether a file imports torch, itself or through a helper."""
+    return "torch" in {name.partition(".")[0] for name in imported(path)}
+
+
+@pytest.fixture(autouse=True)
+def no_torch(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch cannot be imported but in the files that take it as their oracle."""
+    if not uses_torch(request.path):
+        monkeypatch.setitem(sys.modules, "torch", None)
 
 
 def machines() -> list[str]:
@@ -190,8 +217,11 @@ def ends(
 
 
 def run_python(*arguments: str | Path, **keywords: str) -> subprocess.CompletedProcess[str]:
-    """Run `python ARGUMENTS` with the package in reach; `keywords` are environment variables."""
-    package = str(Path(mnv2_tvm.__file__).parents[1])
+    """Run `python ARGUMENTS` with the package in reach, and without torch.
+
+    `keywords` are environment variables.
+    """
+    package = os.pathsep.join([str(TESTS / "no_torch"), str(Path(mnv2_tvm.__file__).parents[1])])
     return subprocess.run(
         [sys.executable, *map(str, arguments)],
         env={**os.environ, "PYTHONPATH": package, **keywords},
