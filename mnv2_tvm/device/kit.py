@@ -2,18 +2,17 @@
 
 import hashlib
 import shutil
-from importlib.metadata import version
 from pathlib import Path
 
 from mnv2_tvm.device.plain_server import OPTION
 from mnv2_tvm.device.tracker import PORT
-from mnv2_tvm.device.userland import PINNED
 from mnv2_tvm.errors import UserError
 from mnv2_tvm.files import scratch_folder
 from mnv2_tvm.target import Target
 
 _SOURCES = Path(__file__).resolve().parent
 _MACHINES = ("aarch64", "x86_64")  # apache-tvm has wheels for these
+_LOCK = "requirements.txt"  # TVM as here, and what it needs, with hashes
 _SUMS = "SHA256SUMS"  # of the kit's files: it is replaced only while they are unchanged
 _BOARD_PORT = 9091
 
@@ -89,8 +88,7 @@ def _sums(folder: Path) -> str:
 def _write(target: Target, folder: Path) -> None:
     ignored = shutil.ignore_patterns("__pycache__")
     shutil.copytree(_SOURCES / "board", folder / "board", ignore=ignored)
-    pins = "".join(f"{package}=={version(package)}\n" for package in PINNED)
-    (folder / "requirements.txt").write_text(pins, encoding="utf-8")
+    shutil.copyfile(_SOURCES / "kit_files" / _LOCK, folder / _LOCK)
     words = {
         "@TARGET@": target.name,
         "@MACHINE@": target.host.machine,

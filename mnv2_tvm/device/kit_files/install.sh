@@ -59,7 +59,7 @@ if [ ! -x "$here/venv/bin/pip" ]; then
     python3 -m venv "$here/venv" || fail "no venv could be made: sudo apt install python3-venv"
 fi
 "$here/venv/bin/pip" install --quiet --disable-pip-version-check --only-binary=:all: \
-    -r "$here/requirements.txt" || fail "pip could not install TVM; its lines above say why"
+    --require-hashes -r "$here/requirements.txt" || fail "pip could not install TVM; its lines above say why"
 
 options="--tracker $tracker --key @TARGET@ --host $host --port $port $address"
 if [ -z "$boot" ]; then
