@@ -229,6 +229,7 @@ def test_a_library_has_its_shape_already(
         (f"--cpus {5000 * '9'}", "numbers of CPUs"),
         ("--tracker host:99999", "HOST:PORT"),
         ("--weights no/such.pth", "no/such.pth"),
+        ("--state model", "--state goes with --weights FILE"),
     ],
 )
 def test_mistakes_are_told_before_the_work(
