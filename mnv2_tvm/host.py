@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from mnv2_tvm.device.board.info import cpuinfo_fields
+
 CPUINFO = Path("/proc/cpuinfo")
 
 
@@ -40,16 +42,6 @@ def this_host() -> Host:
     cores = len(os.sched_getaffinity(0))
     machine, features = as_process(platform.machine(), cpuinfo_features(fields), sys.maxsize)
     return Host(machine, cpu, cores, frozenset(features))
-
-
-def cpuinfo_fields(text: str) -> dict[str, str]:
-    """The lines `key : value` of /proc/cpuinfo, in one look at each; of a repeated key the last."""
-    fields = {}
-    for line in text.split("\n"):
-        key, colon, value = line.partition(":")
-        if colon:
-            fields[key.strip()] = value.strip()
-    return fields
 
 
 def cpuinfo_features(fields: dict[str, str]) -> set[str]:
