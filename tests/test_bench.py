@@ -12,11 +12,13 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+import mnv2_tvm.memory
 from mnv2_tvm import cli
 from mnv2_tvm.baseline import source_of
 from mnv2_tvm.bench import BenchResult, bench, layer_table, main, summary
 from mnv2_tvm.build import build
 from mnv2_tvm.deploy.manifest import Manifest
+from mnv2_tvm.device.failure import DeviceError, Kind
 from mnv2_tvm.errors import UserError
 from mnv2_tvm.host import this_host
 from mnv2_tvm.memory import measure_in_child
@@ -113,6 +115,31 @@ print(sorted({{"tvm", "tvm_ffi", "torch"}} & sys.modules.keys()))
 def test_what_the_child_says_is_passed_on(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"memory of .* cannot be measured:\nerror: .*manifest"):
         measure_in_child(tmp_path, threads=1)
+
+
+@pytest.mark.parametrize(
+    ("script", "seconds", "kind", "words"),
+    [
+        ("sleep 60", 1.0, Kind.TIMEOUT, "did not answer within 1 s while running .* to measure"),
+        ("yes", 60.0, Kind.ERROR, "said more than 1048576 bytes while running .* to measure"),
+    ],
+)
+def test_a_child_that_hangs_or_writes_without_end_is_cut_off(
+    script: str,
+    seconds: float,
+    kind: Kind,
+    words: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    child = tmp_path / "python"
+    child.write_text(f"#!/bin/sh\nexec {script}\n")
+    child.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(child))
+    monkeypatch.setattr(mnv2_tvm.memory, "_DEADLINE_S", seconds)
+    with pytest.raises(DeviceError, match=words) as error:
+        measure_in_child(tmp_path, threads=1)
+    assert error.value.kind is kind
 
 
 def test_json_has_all_of_the_result(library: Path, tmp_path: Path) -> None:
