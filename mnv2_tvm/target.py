@@ -222,7 +222,7 @@ def _members(path: Path, table: dict[str, Any]) -> tuple[list[Target], list[str]
 
 
 def _remedy(group: str) -> str:
-    this = "add a file for this one, see 'Add a target' in README.md"
+    this = "add a file for this one, see 'Add a target' in docs/targets.md"
     if group != HOST:
         this = f"give --target {HOST} for this one"
     known = "python -m mnv2_tvm.doctor lists them"

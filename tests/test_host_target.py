@@ -105,7 +105,7 @@ def test_an_old_cpu_is_told_what_it_lacks_and_what_to_do(pretend: Pretend) -> No
         assert "x86-avx2 needs avx2, bmi2" in told and "x86-avx512 needs avx512f, " in told
         assert "rasp4" not in told
         assert "with --target (python -m mnv2_tvm.doctor lists them)" in told
-        assert ("'Add a target' in README.md" in told) == (group == "host")
+        assert ("'Add a target' in docs/targets.md" in told) == (group == "host")
 
 
 def test_a_group_of_other_machines_names_them_and_points_to_host(pretend: Pretend) -> None:

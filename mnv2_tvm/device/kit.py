@@ -38,8 +38,8 @@ def write_kit(target: Target, folder: Path) -> Path:
 def _check_target(target: Target) -> None:
     if target.android:
         raise UserError(
-            f"{target.name}: there is no kit for Android; start TVM's tvm_rpc there as README.md "
-            f"shows, with --key={target.name}, and give {OPTION} here"
+            f"{target.name}: there is no kit for Android; start TVM's tvm_rpc there as "
+            f"docs/boards.md shows, with --key={target.name}, and give {OPTION} here"
         )
     if target.host.machine not in _MACHINES:
         raise UserError(
