@@ -166,9 +166,9 @@ def test_a_sweep_names_the_fastest_peer(result: dict[str, Any]) -> None:
 def test_a_saved_sweep_goes_on(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, settings: Settings, result: dict[str, Any]
 ) -> None:
-    readme = tmp_path / "README.md"
-    readme.write_text("a\n<!-- peers sweep 1 -->\nold\n<!-- /peers sweep 1 -->\nb\n")
-    monkeypatch.setattr(compare, "README", readme)
+    page = tmp_path / "benchmarks.md"
+    page.write_text("a\n<!-- peers sweep 1 -->\nold\n<!-- /peers sweep 1 -->\nb\n")
+    monkeypatch.setattr(compare, "BENCHMARKS", page)
     monkeypatch.setattr(compare, "SWEEP", tmp_path / "sweep")
     monkeypatch.setattr(
         compare,
@@ -177,9 +177,46 @@ def test_a_saved_sweep_goes_on(
     )
     compare.sweep(settings, [0.5], [96], save=True)
     assert len(compare.sweep(settings, [1.0], [96], save=True)) == 1
-    text = readme.read_text()
+    text = page.read_text()
     assert "| 0.5 |" in text and "| 1.0 |" in text and "old" not in text
     assert text.startswith("a\n") and text.endswith("b\n")
+
+
+TABLES = {
+    "1.0-224-x86-avx512-1t": "peers 1.0-224 1",
+    "1.0-224-x86-avx512-2t": "peers 1.0-224 2",
+    "1.0-224-x86-avx2-1t": "peers 1.0-224 1 avx2",
+}
+
+
+def between(page: Path, name: str) -> str:
+    """What stands between the markers of this name, of which a page has one pair."""
+    begin, end = f"<!-- {name} -->\n", f"\n<!-- /{name} -->"
+    whole = page.read_text(encoding="utf-8")
+    assert whole.count(begin) == whole.count(end) == 1
+    return whole.split(begin)[1].split(end)[0]
+
+
+def test_the_pages_have_the_saved_results() -> None:
+    """Nobody writes a figure by hand: what a page has between its markers is what was saved."""
+    for file, name in TABLES.items():
+        saved = json.loads((compare.RESULTS / f"peers-{file}.json").read_text(encoding="utf-8"))
+        assert between(compare.BENCHMARKS, name) == table.table(saved)
+        if name == "peers 1.0-224 1":
+            assert between(compare.README, "peers short") == table.short_table(saved)
+    points = [json.loads(path.read_text(encoding="utf-8")) for path in compare.SWEEP.glob("*.json")]
+    assert between(compare.BENCHMARKS, "peers sweep 1") == table.sweep_table(points)
+
+
+def test_the_short_table_has_the_fastest_and_the_slowest(result: dict[str, Any]) -> None:
+    ours, peer = result["rows"][0] | {"median_ms": 1.0}, result["rows"][1]
+    peers = [peer | {"name": f"peer {ms}", "median_ms": float(ms)} for ms in range(9, 1, -1)]
+    failed = {"name": "LiteRT", "failed": "anything"}
+    rows = table.short_table(result | {"rows": [*peers, failed, ours]}).splitlines()[4:]
+    names = [row.split(" | ")[0] for row in rows]
+    assert names == [f"| {OURS}", *(f"| peer {ms}" for ms in (2, 3, 4, 5, 9))]
+    few = table.short_table(result | {"rows": [ours, *peers[-4:]]}).splitlines()[4:]
+    assert len(few) == 5
 
 
 def test_a_wrong_option_is_named() -> None:

@@ -16,7 +16,7 @@ from measure import Settings, compare, prepare
 from plot import plot
 from roofline import measure_layers, plot_roofline
 from runners import ONE_THREAD, OURS, PEERS
-from table import replace, sweep_table, table
+from table import replace, short_table, sweep_table, table
 
 from mnv2_tvm import cli
 from mnv2_tvm.errors import UserError
@@ -25,15 +25,17 @@ from mnv2_tvm.target import Target
 SCRIPTS = Path(__file__).resolve().parent.parent
 RESULTS = SCRIPTS / "results"
 SWEEP = RESULTS / "sweep"
+BENCHMARKS = SCRIPTS.parent / "docs/benchmarks.md"
 README = SCRIPTS.parent / "README.md"
 LITERT_PYTHON = SCRIPTS.parent / ".venv/litert/bin/python"
 
 
 def save_one(result: dict[str, Any], settings: Settings) -> None:
-    """The JSON and the README's table; for the network of the README the pictures too."""
+    """The JSON and its table; for the network of the README that table and the pictures too."""
     _write(RESULTS / f"peers-{_name(result)}.json", result)
-    replace(README, f"peers {result['network']} {_marker(settings)}", table(result))
+    replace(BENCHMARKS, f"peers {result['network']} {_marker(settings)}", table(result))
     if (result["network"], settings.threads, settings.avx2) == ("1.0-224", 1, False):
+        replace(README, "peers short", short_table(result))
         plot(result, RESULTS / "peers.svg")
         layers = measure_layers(settings.target, 1.0, 224, settings.threads, settings.seed)
         _write(RESULTS / f"layers-{_name(result)}.json", layers)
@@ -45,7 +47,7 @@ def sweep(
 ) -> list[dict[str, Any]]:
     """A result for each point.
 
-    With `save` each is on the disk before the next point starts, and the README's table has the
+    With `save` each is on the disk before the next point starts, and the table of the page has the
     points that earlier sweeps saved as well.
     """
     results = []
@@ -57,7 +59,7 @@ def sweep(
             if save:
                 _write(SWEEP / f"peers-{_name(result)}.json", result)
                 text = sweep_table(_saved_like(result))
-                replace(README, f"peers sweep {_marker(settings)}", text)
+                replace(BENCHMARKS, f"peers sweep {_marker(settings)}", text)
     return results
 
 
@@ -126,7 +128,9 @@ def main(
     only_convert: Annotated[
         bool, typer.Option("--only-convert", help="Fill --models and measure nothing.")
     ] = False,
-    save: Annotated[bool, typer.Option(help="Write scripts/results/ and the README.")] = False,
+    save: Annotated[
+        bool, typer.Option(help="Write scripts/results/ and the tables of the documentation.")
+    ] = False,
 ) -> None:
     """Compare with other runtimes on this machine."""
     superfluous = {OURS, ONE_THREAD} if threads == 1 else {OURS}

@@ -1,4 +1,4 @@
-"""The picture of the README: latency of every runtime as bars, with the FMA floor as a line."""
+"""The picture of the benchmarks: latency of every runtime as bars, the FMA floor as a line."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""Results as Markdown, and into the README between their markers."""
+"""Results as Markdown, and into the documentation between their markers."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,6 +7,7 @@ from typing import Any
 from runners import ONE_THREAD, OURS
 
 _REASON_COLUMNS = 100
+_SHORT = 4  # of the README's table: the fastest peers, and the slowest
 
 
 def table(result: dict[str, Any]) -> str:
@@ -31,6 +32,24 @@ def table(result: dict[str, Any]) -> str:
         if "failed" in row:
             reason = row["failed"].replace("|", "/")[:_REASON_COLUMNS]
             lines.append(f"| {row['name']} | | not measured | {reason} | | |")
+    return "\n".join(lines)
+
+
+def short_table(result: dict[str, Any]) -> str:
+    """The fastest few and the slowest of one network, with what they were measured on."""
+    rows = sorted(
+        (row for row in result["rows"] if "failed" not in row), key=lambda row: row["median_ms"]
+    )
+    lines = [
+        f"MobileNetV2-{result['network']}, fp32, batch 1, {_machine(result)}, "
+        f"{result['date'][:10]}:",
+        "",
+        "| runtime | version | median ms | ours is faster by |",
+        "|---|---|---:|---:|",
+    ]
+    for row in rows[: _SHORT + 1] + rows[_SHORT + 1 :][-1:]:
+        ratio = "" if row["name"] == OURS else _ratio(row)
+        lines.append(f"| {row['name']} | {row['version']} | {row['median_ms']:.3f} | {ratio} |")
     return "\n".join(lines)
 
 
@@ -76,11 +95,11 @@ def _machine(result: dict[str, Any]) -> str:
     return machine + (", the others held to AVX2 where they can be" if held else "")
 
 
-def replace(readme: Path, name: str, text: str) -> None:
-    """Put `text` between the markers of this name, if the README has them."""
+def replace(page: Path, name: str, text: str) -> None:
+    """Put `text` between the markers of this name, if the page has them."""
     begin, end = f"<!-- {name} -->", f"<!-- /{name} -->"
-    whole = readme.read_text(encoding="utf-8")
+    whole = page.read_text(encoding="utf-8")
     if begin in whole:
         head, rest = whole.split(begin, 1)
         tail = rest.split(end, 1)[1]
-        readme.write_text(f"{head}{begin}\n{text}\n{end}{tail}", encoding="utf-8")
+        page.write_text(f"{head}{begin}\n{text}\n{end}{tail}", encoding="utf-8")
