@@ -243,8 +243,6 @@ def main(
         raise UserError("give either --library DIR or --target NAME")
     if library and (via or program):
         raise UserError("--via and --program build a program of their own; give --target NAME")
-    if library is None:
-        cli.check_named(target, tracker, via)
     if baseline and (tracker or via):
         raise UserError("--baseline runs on this host; leave it or --tracker and --via out")
     if program:
@@ -256,6 +254,8 @@ def main(
     pinned = None if cpus is None else cli.cpu_list(cpus)
     threads = len(pinned) if pinned else threads
     there = parse_address(tracker) if tracker else None
+    if library is None:
+        cli.check_named(target, tracker, via)
     if json_file is not None:
         cli.check_writable(json_file)
     options = {"runs": runs, "warmup": warmup, "seed": seed, "per_layer": per_layer}
