@@ -11,7 +11,7 @@ import numpy as np
 import typer
 
 from mnv2_tvm import cli
-from mnv2_tvm.baseline import check_baseline, check_numbers, compare, run_ms, source_of
+from mnv2_tvm.baseline import check_baseline, check_numbers, compare, run_ms
 from mnv2_tvm.bench_result import (
     BenchResult,
     Latency,
@@ -263,7 +263,8 @@ def main(
         if library:
             why = "goes with --target: a library has its own already"
             _refuse(context, ("width", "resolution", "classes", "batch", "log_dir"), why)
-            folder, source, decisions = library, source_of(library, weights, state), None
+            folder, decisions = library, None
+            source = SourceNetwork.of_library(Manifest.read(library), weights, state)
             cli.tell(source.notes)
         else:
             folder, machine = Path(scratch) / "library", cli.load_target(target or HOST)

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
 
+from mnv2_tvm.device.board.info import cpuinfo_fields
+
 CPUINFO = Path("/proc/cpuinfo")
 
 
@@ -70,16 +72,6 @@ def _libc() -> str:
         if (os.confstr("CS_GNU_LIBC_VERSION") or "").startswith("glibc"):
             return "glibc"
     return "another one"
-
-
-def cpuinfo_fields(text: str) -> dict[str, str]:
-    """The lines `key : value` of /proc/cpuinfo, in one look at each; of a repeated key the last."""
-    fields = {}
-    for line in text.split("\n"):
-        key, colon, value = line.partition(":")
-        if colon:
-            fields[key.strip()] = value.strip()
-    return fields
 
 
 def cpuinfo_features(fields: dict[str, str]) -> set[str]:

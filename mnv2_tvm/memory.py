@@ -6,7 +6,6 @@ object. It does not import TVM: what it reports is what the product needs.
 
 import json
 import re
-import subprocess
 import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,9 +13,12 @@ from pathlib import Path
 import numpy as np
 
 from mnv2_tvm.deploy.loader import load
+from mnv2_tvm.device.board.words import ending
 from mnv2_tvm.errors import UserError
 from mnv2_tvm.untrusted import decode_json
+from mnv2_tvm.via.transport import run_command
 
+_DEADLINE_S = 600.0  # for all runs and the start: some network may be large
 _RUNS = 3  # the first touches every page; the others show that nothing grows
 
 
@@ -42,13 +44,17 @@ def measure(folder: Path, threads: int) -> Memory:
 
 
 def measure_in_child(folder: Path, threads: int) -> Memory:
-    """`measure` in a fresh process. Raises UserError with the child's own words."""
+    """`measure` in a fresh process. Raises UserError with the child's own words.
+
+    A library that hangs or writes without end is cut off.
+    """
     command = [sys.executable, "-m", "mnv2_tvm.memory", str(folder), str(threads)]
-    done = subprocess.run(command, capture_output=True, check=False)
     what = f"the memory of {folder} cannot be measured"
-    if done.returncode:
-        raise UserError(f"{what}:\n{done.stderr.decode(errors='replace').strip()}")
-    *_, last = done.stdout.splitlines() or [b""]  # what is imported may say something before
+    doing, remedy = f"running {folder} to measure its memory", "see python -m mnv2_tvm.doctor"
+    done = run_command(command, "a process of this host", _DEADLINE_S, doing, remedy, None)
+    if done.code:
+        raise UserError(f"{what}:\n{done.stderr.strip() or ending(done.code)}")
+    *_, last = done.stdout.splitlines() or [""]  # what is imported may say something before
     return decode_json(last, Memory, what)
 
 

@@ -12,11 +12,12 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+import mnv2_tvm.memory
 from mnv2_tvm import cli
-from mnv2_tvm.baseline import source_of
 from mnv2_tvm.bench import BenchResult, bench, layer_table, main, summary
 from mnv2_tvm.build import build
 from mnv2_tvm.deploy.manifest import Manifest
+from mnv2_tvm.device.failure import DeviceError, Kind
 from mnv2_tvm.errors import UserError
 from mnv2_tvm.host import this_host
 from mnv2_tvm.memory import measure_in_child
@@ -115,6 +116,31 @@ def test_what_the_child_says_is_passed_on(tmp_path: Path) -> None:
         measure_in_child(tmp_path, threads=1)
 
 
+@pytest.mark.parametrize(
+    ("script", "seconds", "kind", "words"),
+    [
+        ("sleep 60", 1.0, Kind.TIMEOUT, "did not answer within 1 s while running .* to measure"),
+        ("yes", 60.0, Kind.ERROR, "said more than 1048576 bytes while running .* to measure"),
+    ],
+)
+def test_a_child_that_hangs_or_writes_without_end_is_cut_off(
+    script: str,
+    seconds: float,
+    kind: Kind,
+    words: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    child = tmp_path / "python"
+    child.write_text(f"#!/bin/sh\nexec {script}\n")
+    child.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(child))
+    monkeypatch.setattr(mnv2_tvm.memory, "_DEADLINE_S", seconds)
+    with pytest.raises(DeviceError, match=words) as error:
+        measure_in_child(tmp_path, threads=1)
+    assert error.value.kind is kind
+
+
 def test_json_has_all_of_the_result(library: Path, tmp_path: Path) -> None:
     path = tmp_path / "bench.json"
     options = ["--runs", "3", "--warmup", "0", "--per-layer", "--seed", "5", "--threads", "2"]
@@ -130,7 +156,7 @@ def test_json_has_all_of_the_result(library: Path, tmp_path: Path) -> None:
     assert table["latency"].keys() == {"median_ms", "p10_ms", "p90_ms", "min_ms"}
     assert table["memory"].keys() == {"peak_rss_bytes", "rss_growth_bytes"}
     assert table["date"].endswith("+00:00")
-    assert {"apache-tvm", "torch", "mnv2-tvm"} <= table["versions"].keys()
+    assert {"apache-tvm", "numpy", "mnv2-tvm"} <= table["versions"].keys()
     assert len(table["layers"]) == len(table["manifest"]["layers"])
     assert table["baseline"] is None
     assert [file.name for file in tmp_path.iterdir()] == ["bench.json"]
@@ -190,7 +216,8 @@ def test_weights_of_a_file_must_be_given_again(
 
 
 def test_seeded_weights_are_made_again(library: Path) -> None:
-    source, state = source_of(library, None), SourceNetwork.make(TINY, None, SEED).state
+    source = SourceNetwork.of_library(Manifest.read(library), None)
+    state = SourceNetwork.make(TINY, None, SEED).state
     assert source.architecture == TINY
     assert source.weights == f"random, seed {SEED}"
     for key, array in source.state.items():
@@ -229,6 +256,7 @@ def test_a_library_has_its_shape_already(
         (f"--cpus {5000 * '9'}", "numbers of CPUs"),
         ("--tracker host:99999", "HOST:PORT"),
         ("--weights no/such.pth", "no/such.pth"),
+        ("--state model", "--state goes with --weights FILE"),
     ],
 )
 def test_mistakes_are_told_before_the_work(

@@ -159,6 +159,29 @@ BOMBS = {
     "a list in itself": b"]\x94h\x00a",
     "dicts in dicts": doubled(b"}", b"}", b""),
     "modules in modules": doubled(MODULE + b"sb", MODULE, b"sb"),
+    "parts with long names": b"".join(MODULE + text(str(n) + "n" * 900) for n in range(500))
+    + MODULE
+    + b"sb"
+    + b"ssb" * 500,
+    "modules of one part": b"ctorch\nModule\n)\x81}"
+    + text("_modules")
+    + b"}s"
+    + text("_parameters")
+    + b"}("
+    + b"".join(text(str(n)) + b"N" for n in range(50_000))
+    + b"usbq\x000}("
+    + b"".join(
+        text(str(n))
+        + b"ctorch\nModule\n)\x81}"
+        + text("_parameters")
+        + b"}s"
+        + text("_modules")
+        + b"}"
+        + text("a")
+        + b"h\x00ssb"
+        for n in range(2000)
+    )
+    + b"u",
     "keys that collide": b"}("
     + b"".join(
         b"\x8a\x0c" + (n * (2**61 - 1)).to_bytes(12, "little") + b"N" for n in range(100_000)
@@ -297,6 +320,19 @@ def test_a_small_storage_that_claims_terabytes(tmp_path: Path, state: dict[str, 
     }
     torch.save(state | head, path)
     assert "numbers" in refusal(path, Architecture(0.35, 32, classes=classes))
+
+
+def test_a_large_storage_is_not_read_for_a_small_view(
+    tmp_path: Path, state: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, large = tmp_path / "w.pth", torch.zeros(2**20)
+    viewed = state | {STEM: large[:432].view(SHAPE)}
+    monkeypatch.setattr("mnv2_tvm.model.checkpoint._MAX_READ", 2**22)
+    for zipped in (True, False):
+        torch.save(viewed, path, _use_new_zipfile_serialization=zipped)
+        assert "views of more bytes" in refusal(path)
+        torch.save(state, path, _use_new_zipfile_serialization=zipped)
+        assert_loads(path, state)
 
 
 def test_an_archive_that_grows(tmp_path: Path) -> None:

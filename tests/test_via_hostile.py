@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from conftest import Built
 
+from mnv2_tvm.device.board.info import cpuinfo_fields
 from mnv2_tvm.device.failure import DeviceError, Kind
 from mnv2_tvm.errors import UserError
-from mnv2_tvm.host import cpuinfo_fields
 from mnv2_tvm.layer import Layer
 from mnv2_tvm.peak import above_peak, least_us
 from mnv2_tvm.target import Target

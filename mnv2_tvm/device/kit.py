@@ -1,13 +1,13 @@
 """The kit of a board: what to copy there so that it installs itself and registers."""
 
-import hashlib
 import shutil
 from pathlib import Path
 
 from mnv2_tvm.device.plain_server import OPTION
 from mnv2_tvm.device.tracker import PORT
 from mnv2_tvm.errors import UserError
-from mnv2_tvm.files import scratch_folder
+from mnv2_tvm.files import PREFIX, file_sha256
+from mnv2_tvm.replace import replacing
 from mnv2_tvm.target import Target
 
 _SOURCES = Path(__file__).resolve().parent
@@ -26,22 +26,10 @@ def write_kit(target: Target, folder: Path) -> Path:
     _check_target(target)
     folder = folder.resolve()
     try:
-        if folder.exists() and not _is_kit(folder):
-            raise UserError(
-                f"{folder} exists and is no kit as it was written; give another folder with -o"
-            )
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with scratch_folder(folder.parent, f".{folder.name}-") as name:
-            new, old = Path(name) / "new", Path(name) / "old"
+        if folder.exists() and not folder.is_dir():
+            raise UserError(f"{folder} exists and is no kit; give another folder with -o")
+        with replacing(folder, _written) as new:
             _write(target, new)
-            if folder.exists():
-                folder.rename(old)
-            try:
-                new.rename(folder)
-            except OSError:
-                if old.exists():
-                    old.rename(folder)
-                raise
     except OSError as error:
         raise UserError(f"the kit cannot be written to {folder}: {error}") from error
     return folder
@@ -61,27 +49,40 @@ def _check_target(target: Target) -> None:
         )
 
 
-def _is_kit(folder: Path) -> bool:
-    """Whether the folder is empty or holds the files of a kit, unchanged, and no others."""
-    if not folder.is_dir():
-        return False
-    if not any(folder.iterdir()):
-        return True
+def _written(folder: Path) -> dict[str, str]:
+    """SHA-256 of the files of the kit in `folder`, by path; none where it is empty.
+
+    Raises UserError where it holds anything else.
+    """
+    if not _files(folder):
+        return {}
     sums = folder / _SUMS
-    return sums.is_file() and sums.read_bytes() == _sums(folder).encode()
+    if not sums.is_file() or sums.read_bytes() != _sums(folder).encode():
+        raise UserError(
+            f"{folder} exists and is no kit as it was written; give another folder with -o"
+        )
+    return {str(path.relative_to(folder)): file_sha256(path) for path in _files(folder)}
+
+
+def _files(folder: Path) -> list[Path]:
+    """All that is in a folder but folders, Python's caches, and what is being written."""
+    found = []
+    for path in sorted(folder.rglob("*")):
+        parts = path.relative_to(folder).parts
+        folders = path.is_dir() and not path.is_symlink()
+        if not (folders or "__pycache__" in parts or parts[0].startswith(PREFIX)):
+            found.append(path)
+    return found
 
 
 def _sums(folder: Path) -> str:
-    """What `sha256sum` says of all files of a kit but this one; Python's caches do not count."""
+    """What `sha256sum` says of all files of a kit but this one."""
     lines = []
-    for path in sorted(folder.rglob("*")):
-        if "__pycache__" in path.relative_to(folder).parts:
-            continue
-        if path.is_symlink() or not (path.is_file() or path.is_dir()):
+    for path in _files(folder):
+        if path.is_symlink() or not path.is_file():
             lines.append(f"{path} is none of ours\n")
-        elif path.is_file() and path != folder / _SUMS:
-            digest = hashlib.sha256(path.read_bytes()).hexdigest()
-            lines.append(f"{digest}  {path.relative_to(folder)}\n")
+        elif path != folder / _SUMS:
+            lines.append(f"{file_sha256(path)}  {path.relative_to(folder)}\n")
     return "".join(lines)
 
 

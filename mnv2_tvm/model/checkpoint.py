@@ -48,9 +48,8 @@ class OpenCheckpoint:
 
     def _bytes(self, storage: Storage) -> bytes:
         if storage.key not in self._storages:  # weights may be views of one
-            self._storages[storage.key] = self.checkpoint.storage(storage)
-            if sum(map(len, self._storages.values())) > _MAX_READ:
-                raise ValueError("its tensors are views of more bytes than weights need")
+            left = _MAX_READ - sum(map(len, self._storages.values()))
+            self._storages[storage.key] = self.checkpoint.storage(storage, left)
         return self._storages[storage.key]
 
 
@@ -91,7 +90,7 @@ def _open(path: Path, files: ExitStack, shard: bool = False) -> Checkpoint:
                 "save the weights with torch.save(model.state_dict(), ...)"
             )
         if (kind := kind_of(head)) is not None:
-            raise UserError(f"{what} are {kind[0]}, of another kind than weights; {kind[1]}")
+            raise UserError(f"{what} are {kind[0]}; {kind[1]}")
         raise ValueError("its first bytes are of no checkpoint")
 
 
@@ -109,9 +108,9 @@ def _open_index(path: Path, stream: BinaryIO, files: ExitStack) -> Checkpoint:
     if any(shard.order != "<" for shard in shards):
         raise ValueError("files of a machine with the highest byte first, in an index")
 
-    def read(storage: Storage) -> bytes:
+    def read(storage: Storage, most: int) -> bytes:
         number, key = storage.key.split(" ", 1)
-        return shards[int(number)].storage(Storage(key, storage.dtype))
+        return shards[int(number)].storage(Storage(key, storage.dtype), most)
 
     return Checkpoint(tree, read)
 

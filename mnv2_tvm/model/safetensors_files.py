@@ -12,7 +12,7 @@ import msgspec
 
 from mnv2_tvm.errors import UserError
 from mnv2_tvm.model.stored_tensors import MAX_DIMENSIONS, Storage, StoredTensor, contiguous
-from mnv2_tvm.model.torch_files import Checkpoint
+from mnv2_tvm.model.torch_files import Checkpoint, check_length
 from mnv2_tvm.untrusted import convert, decode_json, parse_json
 
 _MAX_HEADER_BYTES = 4 * 2**20  # MobileNetV2's has 30 000
@@ -56,8 +56,9 @@ def open_safetensors(stream: BinaryIO, size: int) -> Checkpoint:
         raise ValueError(str(error)) from error
     places = _places(entries, 8 + length, size)
 
-    def read(storage: Storage) -> bytes:
+    def read(storage: Storage, most: int) -> bytes:
         start, count = places[storage.key]
+        check_length(count, most)
         stream.seek(start)
         return stream.read(count)
 

@@ -25,8 +25,8 @@ _LEAVES = ("weight", "bias", "running_mean", "running_var")
 _DEEPEST = 8  # dicts in dicts; weights have been seen in the third
 _MOST_ITEMS = 100  # of a list that is looked into: no history of losses
 _MOST_NETWORKS = 32
-_MOST_TENSORS = 100_000  # of a module that was saved as a whole
-_DEEPEST_MODULE = 50
+_MOST_TENSORS = 100_000  # and parts of modules that were saved as a whole
+_LONGEST = 1000  # characters of the name of a module's part
 
 # Averaged weights are what was evaluated: of a mean teacher, an EMA, a stochastic average.
 _AVERAGED = re.compile(r"(?<![a-z])(ema|swa|avg|averaged?|teacher|shadow)(?![a-z])")
@@ -65,7 +65,7 @@ def choose(
         networks = networks_in(tree)
     except ValueError as error:
         raise UserError(
-            f"{what} hold {error}; save one with torch.save(model.state_dict(), ...)"
+            f"{what} hold {error}; save the weights alone with torch.save(model.state_dict(), ...)"
         ) from error
     if not networks:
         raise _no_network(tree, what)
@@ -152,13 +152,15 @@ def flat_dicts(tree: Any) -> Iterator[tuple[str, dict[str, Tensor]]]:
     """
     waiting: deque[tuple[tuple[str, ...], Any]] = deque([((), tree)])
     seen: set[int] = set()
+    left = _MOST_TENSORS
     while waiting:
         path, value = waiting.popleft()
         if id(value) in seen or len(path) > _DEEPEST:
             continue
         seen.add(id(value))
         if _is_module(value):
-            yield ".".join(path), _module_tensors(value)
+            tensors, left = _module_tensors(value, left)
+            yield ".".join(path), tensors
             continue
         items = _items(value)
         if isinstance(value, Made):
@@ -189,23 +191,25 @@ def _is_module(value: Any) -> bool:
     return isinstance(state, dict) and {"_parameters", "_modules"} <= state.keys()
 
 
-def _module_tensors(module: Made) -> dict[str, Tensor]:
-    """What state_dict() of a module gives. Raises ValueError for one without an end."""
+def _module_tensors(module: Made, left: int) -> tuple[dict[str, Tensor], int]:
+    """What state_dict() of a module gives, and how many of the `left` steps are left then.
+
+    Raises ValueError for one without an end: a part may stand at many places.
+    """
     tensors: dict[str, Tensor] = {}
-    waiting = [("", module, 0)]
-    left = _MOST_TENSORS
+    waiting = [("", module)]
     while waiting:
-        prefix, part, depth = waiting.pop()
+        prefix, part = waiting.pop()
         kinds = [_dict_in(part, kind) for kind in ("_parameters", "_buffers", "_modules")]
-        left -= 1 + sum(map(len, kinds))  # a part may stand at many places
-        if left < 0 or depth > _DEEPEST_MODULE:
+        left -= 1 + sum(map(len, kinds))
+        if left < 0 or len(prefix) > _LONGEST:
             raise ValueError("a module without an end")
         for key, value in [item for kind in kinds for item in kind.items()]:
             if isinstance(value, Tensor):
                 tensors[f"{prefix}{key}"] = value
             elif _is_module(value):
-                waiting.append((f"{prefix}{key}.", value, depth + 1))
-    return tensors
+                waiting.append((f"{prefix}{key}.", value))
+    return tensors, left
 
 
 def _dict_in(module: Made, key: str) -> dict[str, Any]:

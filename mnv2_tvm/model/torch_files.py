@@ -19,7 +19,7 @@ class Checkpoint(NamedTuple):
     """What a file holds, its tensors described, and how to read their storages from it."""
 
     tree: Any
-    storage: Callable[[Storage], bytes]
+    storage: Callable[[Storage, int], bytes]  # no more bytes than given: ValueError
     order: str = "<"  # of the bytes of a number: the file is of a machine with the lowest first
 
 
@@ -41,7 +41,13 @@ def open_archive(stream: BinaryIO, size: int, what: str) -> Checkpoint:
         raise ValueError("a pickle of more bytes than weights need")
     tree = read_pickle(io.BytesIO(archive.read(f"{root}data.pkl")), CALLS, storage_of)
     order = ">" if _is_big_endian(archive, entries.get(f"{root}byteorder")) else "<"
-    return Checkpoint(tree, lambda storage: archive.read(f"{root}data/{storage.key}"), order)
+
+    def read(storage: Storage, most: int) -> bytes:
+        info = entries[f"{root}data/{storage.key}"]
+        check_length(info.file_size, most)
+        return archive.read(info)
+
+    return Checkpoint(tree, read, order)
 
 
 def _check_kind(entries: dict[str, zipfile.ZipInfo], roots: list[str], what: str) -> None:
@@ -101,12 +107,19 @@ def open_old(stream: BinaryIO, size: int) -> Checkpoint:
         if start > size:
             raise ValueError("its storages are not whole")
 
-    def read(storage: Storage) -> bytes:
+    def read(storage: Storage, most: int) -> bytes:
         start, length = places[storage.key]
+        check_length(length, most)
         stream.seek(start)
         return stream.read(length)
 
     return Checkpoint(tree, read)
+
+
+def check_length(length: int, most: int) -> None:
+    """Raises ValueError for a storage of more bytes than may be read."""
+    if length > most:
+        raise ValueError("its tensors are views of more bytes than weights need")
 
 
 class _Bounded:

@@ -3,7 +3,8 @@
 import re
 from typing import Any
 
-from mnv2_tvm.host import as_process, cpuinfo_features, cpuinfo_fields
+from mnv2_tvm.device.board.info import cpuinfo_fields
+from mnv2_tvm.host import as_process, cpuinfo_features
 from mnv2_tvm.target import HostNeeds
 from mnv2_tvm.untrusted import printable
 

@@ -2,7 +2,6 @@
 
 import os
 import platform
-import re
 from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
@@ -15,7 +14,7 @@ def board_info(emulated: bool) -> dict[str, Any]:
     An emulated board sees the host's clock and temperature, so it tells neither.
     """
     text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
-    fields = dict(re.findall(r"^([\w ]+?)\s*:\s*(.*)$", text, re.MULTILINE))
+    fields = cpuinfo_fields(text)
     clock = _number("/sys/devices/system/cpu/cpu0/cpufreq/scaling_cur_freq", 1e-3)
     temperature = _number("/sys/class/thermal/thermal_zone0/temp", 1e-3)
     cpu = fields.get("model name") or fields.get("Model") or _line("/proc/device-tree/model")
@@ -33,6 +32,16 @@ def board_info(emulated: bool) -> dict[str, Any]:
         "temperature_c": None if emulated else temperature,
         "emulated": emulated,
     }
+
+
+def cpuinfo_fields(text: str) -> "dict[str, str]":
+    """The lines `key : value` of /proc/cpuinfo, in one look at each; of a repeated key the last."""
+    fields = {}
+    for line in text.split("\n"):
+        key, colon, value = line.partition(":")
+        if colon:
+            fields[key.strip()] = value.strip()
+    return fields
 
 
 def _line(path: str) -> str:
