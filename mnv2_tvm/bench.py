@@ -282,7 +282,8 @@ def main(
                 print(f"{program} measures itself on a machine of {machine.name}; see its --help")
                 return
             if not via:
-                build(machine, source, folder, **records)  # type: ignore[arg-type]
+                with cli.progress("building") as say:
+                    build(machine, source, folder, say=say, **records)  # type: ignore[arg-type]
         if via:
             result = bench_via(machine, source, via, runner=runner, **records, **options)  # type: ignore[arg-type]
         elif there:
