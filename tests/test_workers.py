@@ -30,7 +30,7 @@ from worker_jobs import (
 
 import mnv2_tvm
 from mnv2_tvm.device.failure import Failure, Kind
-from mnv2_tvm.device.workers import WorkerPool
+from mnv2_tvm.device.workers import WorkerPool, pace
 from mnv2_tvm.files import scratch_folder
 
 
@@ -136,6 +136,14 @@ def test_a_job_that_hangs_is_a_timeout(pool: WorkerPool, tmp_path: Path) -> None
     assert failure == Failure(Kind.TIMEOUT, "no answer within 1 s")
     assert not alive(int(written.read_text()))
     assert one(pool, add, 1, 2) == 3
+
+
+def test_a_slow_host_has_more_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert 1 <= pace() <= 30
+    monkeypatch.setattr("mnv2_tvm.device.workers.pace", lambda: 20.0)
+    with WorkerPool(1) as pool:
+        one(pool, process_id)  # the child is there
+        assert dict(pool.run(time.sleep, [(0.5,)], 0.1)) == {0: None}
 
 
 def test_failures_do_not_touch_the_jobs_beside_them(tmp_path: Path) -> None:
