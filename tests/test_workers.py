@@ -133,7 +133,7 @@ def test_a_job_that_hangs_is_a_timeout(pool: WorkerPool, tmp_path: Path) -> None
     one(pool, add, 1, 1)  # a fresh child has more time, to start
     written = tmp_path / "pid"
     failure = one(pool, hang, str(written), timeout_s=1)
-    assert failure == Failure(Kind.TIMEOUT, "no answer within 1 s")
+    assert isinstance(failure, Failure) and failure.kind is Kind.TIMEOUT
     assert not alive(int(written.read_text()))
     assert one(pool, add, 1, 2) == 3
 
