@@ -1,6 +1,5 @@
 """What a library is held against: the reference's numbers, and the stock Relax build's time."""
 
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,6 @@ from tvm import relax
 
 from mnv2_tvm.deploy.manifest import Manifest
 from mnv2_tvm.errors import UserError
-from mnv2_tvm.model import Architecture
 from mnv2_tvm.network import SourceNetwork, relative_error
 from mnv2_tvm.target import Target
 
@@ -65,25 +63,6 @@ class StockRelax:
             return logits
 
         return run
-
-
-def source_of(folder: Path, weights: Path | None, state: str | None = None) -> SourceNetwork:
-    """The network that the library in `folder` was built from.
-
-    Random weights are made again from their seed. Raises UserError for those of a file unless
-    `weights` names it, and `state` the network in it where there are several.
-    """
-    manifest = Manifest.read(folder)
-    architecture = Architecture(
-        manifest.width, manifest.resolution, manifest.classes, manifest.input_shape[0]
-    )
-    seeded = re.fullmatch(r"random, seed ([0-9]{1,10})", manifest.weights)
-    if weights is None and seeded is None:
-        raise UserError(
-            f"{folder} was built with the weights of {manifest.weights}: "
-            "give --weights FILE so that its numbers can be checked"
-        )
-    return SourceNetwork.make(architecture, weights, int(seeded[1]) if seeded else 0, state)
 
 
 class Runnable(Protocol):

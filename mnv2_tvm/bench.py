@@ -11,7 +11,7 @@ import numpy as np
 import typer
 
 from mnv2_tvm import cli
-from mnv2_tvm.baseline import check_baseline, check_numbers, compare, run_ms, source_of
+from mnv2_tvm.baseline import check_baseline, check_numbers, compare, run_ms
 from mnv2_tvm.bench_result import (
     BenchResult,
     Latency,
@@ -243,8 +243,6 @@ def main(
         raise UserError("give either --library DIR or --target NAME")
     if library and (via or program):
         raise UserError("--via and --program build a program of their own; give --target NAME")
-    if library is None:
-        cli.check_named(target, tracker, via)
     if baseline and (tracker or via):
         raise UserError("--baseline runs on this host; leave it or --tracker and --via out")
     if program:
@@ -256,6 +254,8 @@ def main(
     pinned = None if cpus is None else cli.cpu_list(cpus)
     threads = len(pinned) if pinned else threads
     there = parse_address(tracker) if tracker else None
+    if library is None:
+        cli.check_named(target, tracker, via)
     if json_file is not None:
         cli.check_writable(json_file)
     options = {"runs": runs, "warmup": warmup, "seed": seed, "per_layer": per_layer}
@@ -263,7 +263,8 @@ def main(
         if library:
             why = "goes with --target: a library has its own already"
             _refuse(context, ("width", "resolution", "classes", "batch", "log_dir"), why)
-            folder, source, decisions = library, source_of(library, weights, state), None
+            folder, decisions = library, None
+            source = SourceNetwork.of_library(Manifest.read(library), weights, state)
             cli.tell(source.notes)
         else:
             folder, machine = Path(scratch) / "library", cli.load_target(target or HOST)
@@ -281,7 +282,8 @@ def main(
                 print(f"{program} measures itself on a machine of {machine.name}; see its --help")
                 return
             if not via:
-                build(machine, source, folder, **records)  # type: ignore[arg-type]
+                with cli.progress("building") as say:
+                    build(machine, source, folder, say=say, **records)  # type: ignore[arg-type]
         if via:
             result = bench_via(machine, source, via, runner=runner, **records, **options)  # type: ignore[arg-type]
         elif there:

@@ -1,13 +1,9 @@
 """Whether a built network and the float64 reference say the same of an image: `run --check`."""
 
-import re
 from dataclasses import dataclass
-from pathlib import Path
 
 from mnv2_tvm.deploy.loader import Floats
-from mnv2_tvm.deploy.manifest import Manifest
 from mnv2_tvm.errors import UserError
-from mnv2_tvm.model import Architecture
 from mnv2_tvm.network import SourceNetwork, relative_error
 from mnv2_tvm.ranking import rank
 
@@ -26,29 +22,6 @@ class Agreement:
             f"the reference agrees: the same top {self.top}, "
             f"largest error {self.error:.0e} of the largest logit"
         )
-
-
-def reference_network(
-    manifest: Manifest, weights: Path | None, state: str | None = None
-) -> SourceNetwork:
-    """The network that a library was built from.
-
-    Random weights are made again from their seed; others come from the file `weights`, of
-    several networks in it from the one called `state`. Raises UserError where that file is
-    missing, or given to a library with random weights.
-    """
-    architecture = Architecture(manifest.width, manifest.resolution, manifest.classes)
-    random = re.fullmatch(r"random, seed ([0-9]{1,10})", manifest.weights)
-    if random is None and weights is None:
-        raise UserError(
-            f"the library was built with the weights {manifest.weights}; "
-            "--check needs them: give --weights FILE"
-        )
-    if random is not None and weights is not None:
-        raise UserError(
-            f"the library was built with random weights, not with {weights}; leave --weights out"
-        )
-    return SourceNetwork.make(architecture, weights, int(random[1]) if random else 0, state)
 
 
 def check(

@@ -1,5 +1,6 @@
 """The network a verb works on: architecture, weights, and the Relax module of both."""
 
+import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from mnv2_tvm.deploy.loader import Floats
+from mnv2_tvm.deploy.manifest import Manifest
 from mnv2_tvm.errors import UserError
 from mnv2_tvm.model import (
     Architecture,
@@ -43,6 +45,35 @@ class SourceNetwork:
             return cls(architecture, random_state(architecture, seed), f"random, seed {seed}")
         read = read_weights(weights, architecture, state)
         return cls(architecture, read.arrays, read.source, read.notes)
+
+    @classmethod
+    def of_library(
+        cls, manifest: Manifest, weights: Path | None, state: str | None = None
+    ) -> "SourceNetwork":
+        """The network that a library was built from.
+
+        Random weights are made again from their seed; others come from the file `weights`, of
+        several networks in it from the one that was built, or from `state`. Raises UserError where
+        that file is missing, or given to a library with random weights.
+        """
+        architecture = Architecture(
+            manifest.width, manifest.resolution, manifest.classes, manifest.input_shape[0]
+        )
+        random = re.fullmatch(r"random, seed ([0-9]{1,10})", manifest.weights)
+        if weights is None and random is None:
+            raise UserError(
+                f"the library was built with the weights {manifest.weights}, which are needed to "
+                "check its numbers; give --weights FILE"
+            )
+        if weights is not None and random is not None:
+            raise UserError(
+                f"the library was built with random weights, not with {weights}; "
+                "leave --weights out"
+            )
+        if weights is not None and state is None:
+            built = manifest.weights.removeprefix(f"{weights.name}, ")
+            state = built if built != manifest.weights else None
+        return cls.make(architecture, weights, int(random[1]) if random else 0, state)
 
     def relax(self, dtype: str = "float32") -> Any:
         """The Relax module, BatchNorm folded; what it computes with is of `dtype`."""

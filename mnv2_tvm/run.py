@@ -229,8 +229,9 @@ def _check_by(
 ) -> Callable[[Floats, Floats, str], str]:
     """A function of (logits, image, its path): how the reference agrees, or UserError."""
     from mnv2_tvm import check
+    from mnv2_tvm.network import SourceNetwork
 
-    reference = check.reference_network(Manifest.read(folder), weights, state)
+    reference = SourceNetwork.of_library(Manifest.read(folder), weights, state)
     tell(reference.notes)
     return lambda logits, image, path: str(check.check(logits, image, reference, top, path))
 

@@ -189,19 +189,11 @@ def test_an_unknown_network(tmp_path: Path, state: State) -> None:
 
 READ = """
 import sys
-import types
 from pathlib import Path
 
 sys.modules["torch"] = None
-import mnv2_tvm
-
-package = types.ModuleType("mnv2_tvm.model")  # without its own imports, of which some need torch
-package.__path__ = [str(Path(mnv2_tvm.__file__).parent / "model")]
-sys.modules["mnv2_tvm.model"] = package
 import numpy as np
-from mnv2_tvm.model.architecture import Architecture
-from mnv2_tvm.model.folding import fold_batch_norm
-from mnv2_tvm.model.weights import load_weights
+from mnv2_tvm.model import Architecture, fold_batch_norm, load_weights
 
 architecture = Architecture(0.35, 32, classes=10)
 state = load_weights(Path(sys.argv[1]), architecture)

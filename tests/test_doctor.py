@@ -112,16 +112,16 @@ def test_a_package_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> Non
     real = metadata.version
 
     def version(name: str) -> str:
-        if name == "torch":
+        if name == "apache-tvm-ffi":
             raise metadata.PackageNotFoundError(name)
         return real(name)
 
     monkeypatch.setattr(metadata, "version", version)
-    finding = named("torch")
+    finding = named("apache-tvm-ffi")
     assert not finding.ok
     assert finding.value.startswith("not installed; needs ==")
     assert finding.remedy is not None
-    assert finding.remedy.startswith("python -m pip install torch==")
+    assert finding.remedy.startswith("python -m pip install apache-tvm-ffi==")
 
 
 @pytest.mark.usefixtures("quick")

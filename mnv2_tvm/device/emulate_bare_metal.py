@@ -15,7 +15,7 @@ import numpy as np
 from rich.table import Table
 
 from mnv2_tvm.build import build
-from mnv2_tvm.check import TOLERANCE, reference_network
+from mnv2_tvm.check import TOLERANCE
 from mnv2_tvm.deploy.link import compile_c, run_tool
 from mnv2_tvm.deploy.loader import HEADER, whole_library
 from mnv2_tvm.deploy.manifest import Manifest
@@ -58,7 +58,7 @@ def emulate_once(
     """One run of the build in the folder `library`, or of one that is made for it here."""
     if library is not None:
         manifest = Manifest.read(library)
-        return run_emulated(target, library, reference_network(manifest, weights, state))
+        return run_emulated(target, library, SourceNetwork.of_library(manifest, weights, state))
     network = SourceNetwork.make(architecture, weights, seed=0, state=state)
     with scratch_folder() as scratch:
         build(target, network, Path(scratch) / "out")
