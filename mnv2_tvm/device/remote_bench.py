@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from mnv2_tvm.baseline import check_numbers
+from mnv2_tvm.check import check_library
 from mnv2_tvm.device.failure import DeviceError, Kind
 from mnv2_tvm.device.plain_server import NOTHING_TOLD, WARNING
 from mnv2_tvm.device.remote_network import RemoteNetwork
@@ -76,7 +76,7 @@ def bench_on_board(
     with closing(Session(address)) as session:
         network = RemoteNetwork(session, folder, threads)
         images = source.images(seed)
-        error = check_numbers(folder, network, source, images)
+        error = check_library(folder, network, source, images)
         probe = PeakProbe(Target.load(network.manifest.target), session.load)
         before = _peak(probe, network)
         if warmup:
