@@ -244,8 +244,6 @@ def main(
         raise UserError("give either --library DIR or --target NAME")
     if library and (via or program):
         raise UserError("--via and --program build a program of their own; give --target NAME")
-    if library is None:
-        cli.check_named(target, tracker, via)
     if program:
         idle = ["runs", "warmup", "per_layer", "json_file", "tracker", "via", "cpus"]
         _refuse(context, idle, "measures, and --program only writes a program: leave one out")
@@ -255,6 +253,8 @@ def main(
     pinned = None if cpus is None else cli.cpu_list(cpus)
     threads = len(pinned) if pinned else threads
     there = parse_address(tracker) if tracker else None
+    if library is None:
+        cli.check_named(target, tracker, via)
     if json_file is not None:
         cli.check_writable(json_file)
     options = {"runs": runs, "warmup": warmup, "seed": seed, "per_layer": per_layer}
@@ -281,7 +281,8 @@ def main(
                 print(f"{program} measures itself on a machine of {machine.name}; see its --help")
                 return
             if not via:
-                build(machine, source, folder, **records)  # type: ignore[arg-type]
+                with cli.progress("building") as say:
+                    build(machine, source, folder, say=say, **records)  # type: ignore[arg-type]
         if via:
             result = bench_via(machine, source, via, runner=runner, **records, **options)  # type: ignore[arg-type]
         elif there:

@@ -1,7 +1,7 @@
 """`python -m mnv2_tvm.build`: compile a network into a folder with one library."""
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
@@ -42,6 +42,7 @@ def build(
     decisions: Decisions | None = None,
     dump: Path | None = None,
     package: bool = False,
+    say: Callable[[str], None] = lambda text: None,
 ) -> Manifest:
     """Write `libmnv2.so`, `mnv2.h` and `manifest.json` to `output`, all of them or none.
 
@@ -49,8 +50,8 @@ def build(
     microcontroller the library is `libmnv2.a`; UserError where it does not fit its memory.
     `decisions` are by default those of the user's records, then of the shipped ones. The files of
     an earlier build in `output` are replaced as `mnv2_tvm.replace` tells, and nothing else there is
-    touched. Raises UserError where `output` cannot be written, holds other things only, or an
-    earlier build that was changed since.
+    touched. `say` is told what goes on. Raises UserError where `output` cannot be written, holds
+    other things only, or an earlier build that was changed since.
     """
     decisions = decisions or Decisions.load(target, threads)
     names = file_names(target, package)
@@ -59,8 +60,10 @@ def build(
             raise UserError(f"{output} is a file; give another -o")
         require_tools()
         with replacing(output, written_files, names) as folder:
+            say("scheduling the layers")
             compilation = compile_network(network.relax(), target, decisions, dump=dump)
             check_fit(compilation, network.architecture)
+            say(f"generating machine code of {len(compilation.steps)} kernels")
             interface = Interface.of(compilation, threads)
             _write(compilation, interface, folder, package)
             library = library_path(folder)
@@ -235,18 +238,20 @@ def main(
     """Compile MobileNetV2 for a target into libmnv2.so, mnv2.h and manifest.json."""
     architecture = Architecture(width, resolution, classes, batch)
     machine = with_memory(cli.load_target(target), flash, ram)
-    network = SourceNetwork.make(architecture, weights, seed, state)
-    cli.tell(network.notes)
-    decisions = Decisions.load(machine, threads, log_dir)
-    manifest = build(
-        machine,
-        network,
-        output,
-        threads=threads,
-        decisions=decisions,
-        dump=dump,
-        package=package,
-    )
+    with cli.progress("reading the weights") as say:
+        network = SourceNetwork.make(architecture, weights, seed, state)
+        cli.tell(network.notes)
+        decisions = Decisions.load(machine, threads, log_dir)
+        manifest = build(
+            machine,
+            network,
+            output,
+            threads=threads,
+            decisions=decisions,
+            dump=dump,
+            package=package,
+            say=say,
+        )
     cli.console().print(summary(manifest, output, decisions))
 
 

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
+from rich.text import Text
 
 from mnv2_tvm.errors import UserError
 from mnv2_tvm.host_target import HOST
@@ -103,6 +104,20 @@ def tell(notes: Iterable[str]) -> None:
     """Print what the user should know, apart from the results."""
     for note in notes:
         typer.echo(f"note: {note}", err=True)
+
+
+@contextmanager
+def progress(first: str) -> Iterator[Callable[[str], None]]:
+    """Show what is going on in a live line on a terminal; in a log or a pipe nothing.
+
+    What this gives is called with what goes on next.
+    """
+    screen = plain_console(stderr=True)
+    if not screen.is_terminal:
+        yield lambda text: None
+        return
+    with screen.status(Text(first)) as line:
+        yield lambda text: line.update(Text(text))
 
 
 def cpu_list(text: str) -> list[int]:

@@ -17,6 +17,7 @@ from mnv2_tvm.deploy.library import MAX_THREADS
 from mnv2_tvm.device.plain_server import NOTHING_TOLD, WARNING, check_option
 from mnv2_tvm.device.session import Address, board_info
 from mnv2_tvm.device.tracker import parse_address
+from mnv2_tvm.device.workers import pace
 from mnv2_tvm.errors import UserError
 from mnv2_tvm.host import crowd_warning
 from mnv2_tvm.host_target import HOST
@@ -109,7 +110,7 @@ def tune(
             machine,
             trials=trials,
             seed=seed,
-            reserve_s=min(RESERVE_S, time_budget_s / 2),
+            reserve_s=min(RESERVE_S * pace(), time_budget_s / 2),
             progress=progress,
             address=address,
             board=board,

@@ -159,9 +159,12 @@ def test_threads_are_those_of_the_build_unless_given(library: Path) -> None:
     assert bench(library, source, runs=1).threads == 1
 
 
-def test_a_target_is_built_first(capsys: pytest.CaptureFixture[str]) -> None:
+def test_without_a_library_one_is_built_for_this_host(
+    here: Target, capsys: pytest.CaptureFixture[str]
+) -> None:
     size = ["--width", "0.35", "--resolution", "32", "--classes", "3", "--batch", "2"]
-    out = succeed(capsys, "--target", "host", *size, "--runs", "2")
+    out = succeed(capsys, *size, "--runs", "2")
+    assert re.search(rf"target +{here.name}, 1 thread", out)
     assert "0.35_32, random, seed 0" in out
     assert "2 runs of 2 image(s)" in out
     assert "f32-" not in out  # no rows of layers unless asked for
@@ -213,10 +216,9 @@ def test_seeded_weights_are_made_again(library: Path) -> None:
         np.testing.assert_array_equal(array, state[key])
 
 
-@pytest.mark.parametrize("both", [True, False])
-def test_library_or_target(both: bool, library: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    arguments = ["--library", str(library), "--target", "host"] if both else []
-    assert "either --library DIR or --target NAME" in fail(capsys, *arguments)
+def test_library_or_target(library: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    both = ["--library", str(library), "--target", "host"]
+    assert "either --library DIR or --target NAME" in fail(capsys, *both)
 
 
 @pytest.mark.parametrize(

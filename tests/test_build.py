@@ -102,7 +102,9 @@ def test_rebuild_replaces_the_earlier_one(tmp_path: Path, here: Target, tiny_cop
     images = network.images(seed=1)
     earlier = load(tiny_copy)
     before = earlier(images)
-    manifest = build(here, network, tiny_copy)
+    said: list[str] = []
+    manifest = build(here, network, tiny_copy, say=said.append)
+    assert len(said) == len(set(said)) == 2  # each before some seconds of work
     assert names(tiny_copy) == FILES
     assert names(tmp_path) == {"copy"}
     assert Manifest.read(tiny_copy) == manifest

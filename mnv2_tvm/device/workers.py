@@ -14,6 +14,7 @@ import time
 import traceback
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from functools import cache
 from math import inf
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
@@ -26,6 +27,19 @@ from mnv2_tvm.device.failure import DeviceError, Failure, Kind
 from mnv2_tvm.files import scratch_folder
 
 _START_S = 60.0  # a fresh child imports TVM before its first job
+_COUNTED, _COUNTING_S = 3_000_000, 0.1  # a loop, and what it takes a PC
+_SLOWEST = 30.0  # an emulated host takes about 5 times as long
+
+
+@cache
+def pace() -> float:
+    """How many times as long as a PC this host needs, 1 at least: all deadlines are for a PC.
+
+    In CPU time of this thread, so that other programs do not count.
+    """
+    start = time.thread_time()
+    sum(range(_COUNTED))
+    return min(max(1.0, (time.thread_time() - start) / _COUNTING_S), _SLOWEST)
 
 
 class WorkerPool:
@@ -44,9 +58,9 @@ class WorkerPool:
     ) -> Generator[tuple[int, Any | Failure], None, None]:
         """Yield (number of the job, result or Failure) in the order of completion.
 
-        `function` is a module's function and `jobs` are its arguments. Each job has `timeout_s`;
-        after `within_s` it ends without the results of the others. Whoever leaves early, or runs
-        other jobs before these are done, gives up the rest of them.
+        `function` is a module's function and `jobs` are its arguments. Each job has `timeout_s`,
+        times the host's pace; after `within_s` it ends without the results of the others. Whoever
+        leaves early, or runs other jobs before these are done, gives up the rest of them.
         """
         if self._running is not None:
             self._running.close()
@@ -130,13 +144,13 @@ class _Worker:
         arguments: tuple[Any, ...],
         timeout_s: float,
     ) -> None:
-        self.number, self._timeout_s = number, timeout_s
-        self.deadline = time.monotonic() + timeout_s
+        self.number, self._timeout_s = number, timeout_s * pace()
+        self.deadline = time.monotonic() + self._timeout_s
         if self._process is not None and not self._process.is_alive():
             self.kill()  # it died after its last answer
         if self._process is None:
             self._spawn()
-            self.deadline += _START_S
+            self.deadline += _START_S * pace()
         with suppress(BrokenPipeError):  # it died just now: `result` finds out
             self.connection.send((function, arguments))
 
