@@ -24,7 +24,6 @@ from mnv2_tvm.build import build, build_program
 from mnv2_tvm.check import check_library
 from mnv2_tvm.deploy.loader import load
 from mnv2_tvm.deploy.manifest import Manifest
-from mnv2_tvm.device.plain_server import check_option
 from mnv2_tvm.device.remote_bench import BoardTimes, bench_on_board
 from mnv2_tvm.device.session import Address
 from mnv2_tvm.device.tracker import parse_address
@@ -230,7 +229,6 @@ def main(
     tracker: Annotated[
         str | None, typer.Option(help="HOST:PORT: on a board with the target's name.")
     ] = None,
-    plain_server: cli.PlainServer = False,
     via: cli.Via = None,
     runner: cli.Runner = None,
     program: Annotated[
@@ -238,7 +236,6 @@ def main(
     ] = None,
 ) -> None:
     """Check the numbers of a built library, or of one built for a target, and measure it."""
-    check_option(tracker, plain_server)
     check_options(via, runner, tracker)
     if library and target:
         raise UserError("give either --library DIR or --target NAME")
@@ -287,7 +284,7 @@ def main(
             result = bench_via(machine, source, via, runner=runner, **records, **options)  # type: ignore[arg-type]
         elif there:
             key = Manifest.read(folder).target
-            address = Address(there, key, plain_server)
+            address = Address(there, key)
             result = bench_remotely(folder, source, address, threads=threads, **options)  # type: ignore[arg-type]
         else:
             here = {"threads": threads, "cpus": pinned}
