@@ -2,16 +2,16 @@
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from time import perf_counter
 from typing import Annotated
 
 import numpy as np
 import typer
 
 from mnv2_tvm import cli
-from mnv2_tvm.baseline import check_baseline, check_numbers, compare, run_ms
 from mnv2_tvm.bench_result import (
     BenchResult,
     Latency,
@@ -21,9 +21,9 @@ from mnv2_tvm.bench_result import (
     summary,
 )
 from mnv2_tvm.build import build, build_program
+from mnv2_tvm.check import check_library
 from mnv2_tvm.deploy.loader import load
 from mnv2_tvm.deploy.manifest import Manifest
-from mnv2_tvm.device.plain_server import check_option
 from mnv2_tvm.device.remote_bench import BoardTimes, bench_on_board
 from mnv2_tvm.device.session import Address
 from mnv2_tvm.device.tracker import parse_address
@@ -54,7 +54,6 @@ def bench(
     warmup: int = 10,
     seed: int = 0,
     per_layer: bool = False,
-    baseline: str | None = None,
     cpus: Sequence[int] | None = None,
 ) -> BenchResult:
     """Check the library in `folder` against `source`, then time it.
@@ -64,7 +63,6 @@ def bench(
     shape.
     """
     _check_counts(runs, warmup)
-    check_baseline(baseline)
     network = load(folder, threads)
     usable = len(os.sched_getaffinity(0))
     if cpus:
@@ -72,7 +70,7 @@ def bench(
         os.sched_setaffinity(0, cpus)  # until the peak is measured: its threads inherit this
     manifest, target = network.manifest, Target.load(network.manifest.target)
     images, result = source.images(seed), np.empty(network.output_shape, np.float32)
-    error = check_numbers(folder, network, source, images)
+    error = check_library(folder, network, source, images)
     memory = measure_in_child(folder, network.threads)
 
     def run() -> None:
@@ -84,7 +82,7 @@ def bench(
         network.pin(cpus)
     for _ in range(warmup):
         run()
-    times_ms = [run_ms(run) for _ in range(runs)]
+    times_ms = [_run_ms(run) for _ in range(runs)]
     profiles = [list(network.profile(images).values()) for _ in range(runs if per_layer else 0)]
     if cpus:
         os.sched_setaffinity(0, cpus)
@@ -110,7 +108,6 @@ def bench(
         peak_share=rate / peak,
         memory=memory,
         layers=layers,
-        baseline=compare(run, source, target, images) if baseline else None,
         warnings=(
             *crowd_warning(asked, None if cpus else usable),
             *rate_warnings(rate, peak, layers),
@@ -158,6 +155,12 @@ def bench_via(
     return _of_board(times, manifest, runs, warmup, seed)
 
 
+def _run_ms(run: Callable[[], None]) -> float:
+    start = perf_counter()
+    run()
+    return 1e3 * (perf_counter() - start)
+
+
 def _check_counts(runs: int, warmup: int) -> None:
     if runs < 1 or warmup < 0:
         raise UserError(f"{runs} runs after {warmup} to warm up: give 1 or more, and 0 or more")
@@ -187,7 +190,6 @@ def _of_board(
         peak_share=rate / peak,
         memory=times.memory,
         layers=layers,
-        baseline=None,
         emulated=times.emulated,
         warnings=(*times.warnings(), *crowded, *rate_warnings(rate, peak, layers)),
     )
@@ -224,11 +226,9 @@ def main(
     json_file: Annotated[Path | None, typer.Option("--json", help="Write all of it here.")] = None,
     runs: Annotated[int, typer.Option(min=1, max=_MOST_RUNS, help="Timed runs.")] = 100,
     warmup: Annotated[int, typer.Option(min=0, max=_MOST_RUNS, help="Runs before those.")] = 10,
-    baseline: Annotated[str | None, typer.Option(help="Time it in turns with ours: relax.")] = None,
     tracker: Annotated[
         str | None, typer.Option(help="HOST:PORT: on a board with the target's name.")
     ] = None,
-    plain_server: cli.PlainServer = False,
     via: cli.Via = None,
     runner: cli.Runner = None,
     program: Annotated[
@@ -236,17 +236,13 @@ def main(
     ] = None,
 ) -> None:
     """Check the numbers of a built library, or of one built for a target, and measure it."""
-    check_baseline(baseline)
-    check_option(tracker, plain_server)
     check_options(via, runner, tracker)
     if library and target:
         raise UserError("give either --library DIR or --target NAME")
     if library and (via or program):
         raise UserError("--via and --program build a program of their own; give --target NAME")
-    if baseline and (tracker or via):
-        raise UserError("--baseline runs on this host; leave it or --tracker and --via out")
     if program:
-        idle = ["runs", "warmup", "per_layer", "json_file", "baseline", "tracker", "via", "cpus"]
+        idle = ["runs", "warmup", "per_layer", "json_file", "tracker", "via", "cpus"]
         _refuse(context, idle, "measures, and --program only writes a program: leave one out")
     if cpus is not None:
         elsewhere = "is not for --cpus, which places this host's threads: leave one out"
@@ -288,10 +284,10 @@ def main(
             result = bench_via(machine, source, via, runner=runner, **records, **options)  # type: ignore[arg-type]
         elif there:
             key = Manifest.read(folder).target
-            address = Address(there, key, plain_server)
+            address = Address(there, key)
             result = bench_remotely(folder, source, address, threads=threads, **options)  # type: ignore[arg-type]
         else:
-            here = {"threads": threads, "baseline": baseline, "cpus": pinned}
+            here = {"threads": threads, "cpus": pinned}
             result = bench(folder, source, **here, **options)  # type: ignore[arg-type]
     names = [layer["name"] for layer in result.manifest.layers]
     _show(result, decisions.told(names) if decisions else "", json_file)

@@ -9,7 +9,6 @@ import numpy as np
 from rich import box
 from rich.table import Table
 
-from mnv2_tvm.baseline import Comparison
 from mnv2_tvm.deploy.manifest import Manifest
 from mnv2_tvm.memory import Memory
 from mnv2_tvm.peak import above_peak
@@ -61,7 +60,6 @@ class BenchResult:
     peak_share: float
     memory: Memory | None  # None: a board over RPC, or an emulated one
     layers: tuple[LayerTime, ...]  # in network order; empty unless asked for
-    baseline: Comparison | None
     emulated: bool = False  # the times are not those of real hardware
     warnings: tuple[str, ...] = ()
 
@@ -116,10 +114,6 @@ def summary(result: BenchResult) -> Table:
         table.add_row("resident", f"{resident}, at the peak")
     for warning in result.warnings:
         table.add_row("warning", warning)
-    if other := result.baseline:
-        ratio = f"{other.ratio:.1f} x ours ({other.rounds} rounds in turns)"
-        text = f"median {other.median_ms:.3f} ms on {other.threads} thread, {ratio}"
-        table.add_row(f"stock {other.name}", text)
     return table
 
 

@@ -10,7 +10,6 @@ import typer
 from rich.table import Table
 
 from mnv2_tvm import cli
-from mnv2_tvm.baseline import TOLERANCE
 from mnv2_tvm.deploy.bare_metal import write_static_library
 from mnv2_tvm.deploy.elf import code_bytes
 from mnv2_tvm.deploy.library import Interface, write_library
@@ -102,7 +101,7 @@ def build_program(
             images = network.images(seed)
             program = scratch / "mnv2_bench"
             expected = network.reference(images)
-            write_bench_program(compilation, interface, images, expected, TOLERANCE, program)
+            write_bench_program(compilation, interface, images, expected, program)
             manifest = _manifest(compilation, interface, decisions, network, program)
             _check_program(path)
             program.replace(place)

@@ -1,13 +1,50 @@
-"""Whether a built network and the float64 reference say the same of an image: `run --check`."""
+"""Whether a built network and the float64 reference say the same."""
 
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
 
 from mnv2_tvm.deploy.loader import Floats
+from mnv2_tvm.deploy.manifest import Manifest
 from mnv2_tvm.errors import UserError
-from mnv2_tvm.network import SourceNetwork, relative_error
+from mnv2_tvm.network import SourceNetwork
+from mnv2_tvm.numbers import check_numbers
 from mnv2_tvm.ranking import rank
 
-TOLERANCE = 1e-4  # largest error over the largest logit
+_ADVICE = "Give the --weights it was built with, or build it again with python -m mnv2_tvm.build"
+
+
+class Runnable(Protocol):
+    """A loaded library: on this host, or on a board."""
+
+    manifest: Manifest
+    input_shape: tuple[int, ...]
+    output_shape: tuple[int, ...]
+
+    def __call__(self, images: np.ndarray, /) -> np.ndarray:
+        """Logits [n, classes] of images [n, y, x, 3]."""
+
+
+def check_library(
+    folder: Path, network: Runnable, source: SourceNetwork, images: np.ndarray
+) -> float:
+    """The relative error of the library in `folder` on `images` [n, y, x, 3].
+
+    Raises UserError where it is too large, or where the library is of another shape.
+    """
+    reference = source.reference(images)
+    if (network.input_shape, network.output_shape) != (images.shape, reference.shape):
+        raise UserError(
+            f"{folder} takes {list(network.input_shape)} to {list(network.output_shape)}, the "
+            f"network to compare it with {list(images.shape)} to {list(reference.shape)}"
+        )
+    what = (
+        f"{folder}, built with weights '{network.manifest.weights}' and compared with weights "
+        f"'{source.weights}',"
+    )
+    return check_numbers(network(images), reference, what, _ADVICE)
 
 
 @dataclass(frozen=True)
@@ -33,13 +70,7 @@ def check(
     another order.
     """
     expected = reference.reference(images)
-    error = relative_error(logits, expected)
-    if not error <= TOLERANCE:
-        raise UserError(
-            f"the reference disagrees on {source}: the largest error is {error:.0e} of the largest "
-            "logit; if the library was built with these weights, build it again with "
-            "python -m mnv2_tvm.build"
-        )
+    error = check_numbers(logits, expected, f"the library's answer to {source}", _ADVICE)
     ours, theirs = ([r.index for r in rank(values[0], top, None)] for values in (logits, expected))
     if ours != theirs:
         raise UserError(

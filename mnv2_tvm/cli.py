@@ -49,12 +49,6 @@ Width = Annotated[float, typer.Option(help="Width multiplier, 0.35 to 1.4.")]
 Resolution = Annotated[int, typer.Option(help="Height and width of the image, 32 or more.")]
 Classes = Annotated[int, typer.Option(help="Outputs of the classifier.")]
 Threads = Annotated[int, typer.Option(min=1, max=64, help="Threads of a run.")]
-PlainServer = Annotated[
-    bool,
-    typer.Option(
-        "--plain-server", help="Accept boards with TVM's own RPC server; versions are not compared."
-    ),
-]
 Via = Annotated[
     str | None,
     typer.Option(help="ssh:HOST, adb or adb:SERIAL: on a device with nothing installed on it."),

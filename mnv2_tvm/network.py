@@ -91,9 +91,3 @@ class SourceNetwork:
         module = replace(self, architecture=replace(self.architecture, batch=1)).relax("float64")
         logits = [interpret(module, image[None]) for image in images]  # in the memory of one
         return np.concatenate(logits).astype(np.float32)
-
-
-def relative_error(result: np.ndarray, reference: np.ndarray) -> float:
-    """Largest absolute error over the largest absolute reference value; NaN counts as infinite."""
-    error = np.abs(result.astype(np.float64) - reference).max() / np.abs(reference).max()
-    return float(error) if np.isfinite(error) else float("inf")

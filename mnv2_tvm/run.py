@@ -12,11 +12,10 @@ import numpy as np
 import typer
 from rich.progress import track
 
-from mnv2_tvm.cli import PlainServer, State, plain_console, run_verb, tell
+from mnv2_tvm.cli import State, plain_console, run_verb, tell
 from mnv2_tvm.deploy.loader import Floats, load
 from mnv2_tvm.deploy.loader import Network as LocalNetwork
 from mnv2_tvm.deploy.manifest import Manifest
-from mnv2_tvm.device.plain_server import NOTHING_TOLD, WARNING, check_option
 from mnv2_tvm.device.remote_network import RemoteNetwork
 from mnv2_tvm.device.session import Address, Session
 from mnv2_tvm.device.tracker import parse_address
@@ -79,10 +78,9 @@ def _check_options(
 
 @contextmanager
 def _open(
-    folder: Path, threads: int | None, tracker: str | None, plain_server: bool
+    folder: Path, threads: int | None, tracker: str | None
 ) -> Iterator[LocalNetwork | RemoteNetwork]:
     """The library in `folder`, loaded here or on a board of the tracker, which is given back."""
-    check_option(tracker, plain_server)
     if tracker is None:
         network = load(folder, threads)
         if isinstance(network, LocalNetwork):
@@ -91,9 +89,7 @@ def _open(
         yield network
         return
     key = Manifest.read(folder).target
-    with closing(Session(Address(parse_address(tracker), key, plain_server))) as session:
-        if session.info is NOTHING_TOLD:
-            typer.echo(f"warning: {WARNING}", err=True)
+    with closing(Session(Address(parse_address(tracker), key))) as session:
         yield RemoteNetwork(session, folder, threads)
 
 
@@ -192,13 +188,12 @@ def main(
         str | None,
         typer.Option(help="HOST:PORT: on a board with the name of the library's target."),
     ] = None,
-    plain_server: PlainServer = False,
 ) -> None:
     """Run a built network: print the top classes of images, or map an array to its logits."""
     words = [*(image or []), *(more or [])]
     _check_options(words, labels, input, output, check, weights, state, json_lines)
     found = find_images(words)
-    with _open(folder, threads, tracker, plain_server) as network:
+    with _open(folder, threads, tracker) as network:
         if input and output:
             write_output(output, run(network, read_input(input, network.input_shape), str(input)))
             return

@@ -14,7 +14,6 @@ from rich.console import Console
 
 from mnv2_tvm import cli
 from mnv2_tvm.deploy.library import MAX_THREADS
-from mnv2_tvm.device.plain_server import NOTHING_TOLD, WARNING, check_option
 from mnv2_tvm.device.session import Address, board_info
 from mnv2_tvm.device.tracker import parse_address
 from mnv2_tvm.device.workers import pace
@@ -59,7 +58,6 @@ def tune(
     log_dir: Path | None = None,
     seed: int = 0,
     tracker: tuple[str, int] | None = None,
-    plain_server: bool = False,
     via: str | None = None,
     runner: str | None = None,
     console: Console | None = None,
@@ -74,7 +72,6 @@ def tune(
     """
     start = time.monotonic()
     _check_numbers(threads, trials, time_budget_s)
-    check_option(tracker, plain_server)
     check_options(via, runner, tracker)
     if tracker is None and via is None:
         _require_this_host(target)
@@ -84,7 +81,7 @@ def tune(
         info: Mapping[str, Any] = {}
         machine = Machine.here()
         if tracker is not None:
-            address = Address(tracker, target.name, plain_server)
+            address = Address(tracker, target.name)
             address.boards()
             info = board_info(address)
         elif via is not None:
@@ -98,8 +95,6 @@ def tune(
         left_s = time_budget_s - (time.monotonic() - start)
         progress = stack.enter_context(Progress(console or cli.plain_console(stderr=True), left_s))
         progress.line(_opening(target, machine, searches, threads, log))
-        if info is NOTHING_TOLD:
-            progress.line(f"warning: {WARNING}")
         for warning in crowd_warning(threads, None if info else len(os.sched_getaffinity(0))):
             progress.line(f"warning: {warning}")
         board = ProgramBoard(device, progress) if device else None
@@ -232,7 +227,6 @@ def main(
     tracker: Annotated[
         str | None, typer.Option(help="HOST:PORT: measure on all boards with the target's name.")
     ] = None,
-    plain_server: cli.PlainServer = False,
     via: cli.Via = None,
     runner: cli.Runner = None,
 ) -> None:
@@ -249,7 +243,6 @@ def main(
         log_dir=log_dir,
         seed=seed,
         tracker=parse_address(tracker) if tracker else None,
-        plain_server=plain_server,
         via=via,
         runner=runner,
     )

@@ -27,7 +27,11 @@ SetEnv TMPDIR={folder}/there
 CLIENT = """\
 Host stranger
     UserKnownHostsFile /dev/null
-Host board stranger
+Host sharing
+    ControlMaster auto
+    ControlPath {folder}/sharing
+    ControlPersist 60
+Host board stranger sharing
     HostName 127.0.0.1
     Port {port}
     User {user}
@@ -47,11 +51,16 @@ Host *
 
 @dataclass(frozen=True)
 class SshServer:
-    """`bin` is to come first on the PATH; `there` is the folder for temporary ones on the board."""
+    """`bin` is to come first on the PATH; `there` is the folder for temporary ones on the board.
+
+    The host `sharing` is `board` for a user who shares connections by the socket `shared`.
+    """
 
     port: int
     bin: Path
     there: Path
+    log: Path
+    shared: Path
 
 
 @contextmanager
@@ -78,12 +87,13 @@ def ssh_server(folder: Path) -> Iterator[SshServer]:
     command = folder / "bin" / "ssh"
     command.write_text(f'#!/bin/sh\nexec {client} -F {folder}/ssh_config "$@"\n')
     command.chmod(0o700)
-    with (folder / "log").open("wb") as log:
+    words_of, shared = folder / "log", folder / "sharing"
+    with words_of.open("wb") as log:
         server = subprocess.Popen([sshd, "-D", "-e", "-f", folder / "sshd_config"], stderr=log)
     try:
         wait_until(lambda: _listens(port) or server.poll() is not None, "sshd listens", 20)
-        assert server.poll() is None, (folder / "log").read_text()
-        yield SshServer(port, command.parent, folder / "there")
+        assert server.poll() is None, words_of.read_text()
+        yield SshServer(port, command.parent, folder / "there", words_of, shared)
     finally:
         server.terminate()
         server.wait()

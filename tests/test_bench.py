@@ -39,7 +39,7 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def result(library: Path) -> BenchResult:
     source = SourceNetwork.make(TINY, None, SEED)
-    return bench(library, source, runs=5, warmup=1, per_layer=True, baseline="relax")
+    return bench(library, source, runs=5, warmup=1, per_layer=True)
 
 
 def fail(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
@@ -76,14 +76,6 @@ def test_one_row_for_every_layer_in_order(library: Path, result: BenchResult) ->
     for row, layer in zip(result.layers, layers, strict=True):
         assert row.gflop_per_s == pytest.approx(layer["flops"] / row.median_us / 1e3)
         assert row.peak_share == pytest.approx(row.gflop_per_s / result.peak_gflop_per_s)
-
-
-def test_the_stock_build_is_checked_and_compared(result: BenchResult) -> None:
-    stock = result.baseline
-    assert stock is not None
-    assert (stock.name, stock.threads) == ("relax", 1)
-    assert stock.relative_error < 1e-4
-    assert min(stock.median_ms, stock.own_median_ms, stock.ratio) > 0
 
 
 def test_memory_is_that_of_a_process_without_compiler_and_torch(
@@ -158,7 +150,6 @@ def test_json_has_all_of_the_result(library: Path, tmp_path: Path) -> None:
     assert table["date"].endswith("+00:00")
     assert {"apache-tvm", "numpy", "mnv2-tvm"} <= table["versions"].keys()
     assert len(table["layers"]) == len(table["manifest"]["layers"])
-    assert table["baseline"] is None
     assert [file.name for file in tmp_path.iterdir()] == ["bench.json"]
 
 
@@ -172,11 +163,10 @@ def test_without_a_library_one_is_built_for_this_host(
     here: Target, capsys: pytest.CaptureFixture[str]
 ) -> None:
     size = ["--width", "0.35", "--resolution", "32", "--classes", "3", "--batch", "2"]
-    out = succeed(capsys, *size, "--runs", "2", "--baseline", "relax")
+    out = succeed(capsys, *size, "--runs", "2")
     assert re.search(rf"target +{here.name}, 1 thread", out)
     assert "0.35_32, random, seed 0" in out
     assert "2 runs of 2 image(s)" in out
-    assert "stock relax" in out
     assert "f32-" not in out  # no rows of layers unless asked for
 
 
@@ -190,7 +180,6 @@ def test_tables_fit_a_terminal_of_100_columns_uncut(
     for row in result.layers:
         assert f" {row.name} " in out
     assert layer_table(result.layers).row_count == len(result.layers)
-    assert "stock relax" in list(summary(result).columns[0].cells)
 
 
 def test_wrong_numbers_end_it_without_times(library: Path) -> None:
@@ -246,7 +235,6 @@ def test_a_library_has_its_shape_already(
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
-        ("--baseline tflite", "unknown baseline 'tflite'; known baselines: relax"),
         ("--json no/such/folder/bench.json", "no/such/folder is not a folder"),
         ("--json /", "it is a folder"),
         ("--json /proc/bench.json", "cannot write /proc/bench.json"),

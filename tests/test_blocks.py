@@ -13,7 +13,8 @@ from mnv2_tvm.errors import UserError
 from mnv2_tvm.kernels import Schedule, schedule_class
 from mnv2_tvm.layer import Layer
 from mnv2_tvm.model import Architecture
-from mnv2_tvm.network import SourceNetwork, relative_error
+from mnv2_tvm.network import SourceNetwork
+from mnv2_tvm.numbers import relative_error
 from mnv2_tvm.pipeline import compile_network, network_blocks, network_layers
 from mnv2_tvm.search.entries import Measurement, Record
 from mnv2_tvm.search.in_network import least_memory

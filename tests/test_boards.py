@@ -15,7 +15,8 @@ from mnv2_tvm.device.session import Address, Session
 from mnv2_tvm.errors import UserError
 from mnv2_tvm.layer import Layer
 from mnv2_tvm.model import Architecture
-from mnv2_tvm.network import SourceNetwork, relative_error
+from mnv2_tvm.network import SourceNetwork
+from mnv2_tvm.numbers import relative_error
 from mnv2_tvm.pipeline import default_schedule
 from mnv2_tvm.search.entries import Measurement
 from mnv2_tvm.search.layers import known_layers

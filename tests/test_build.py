@@ -17,7 +17,8 @@ from mnv2_tvm import UserError, load
 from mnv2_tvm.build import build, build_program
 from mnv2_tvm.deploy.loader import HEADER, LIBRARY
 from mnv2_tvm.deploy.manifest import Manifest
-from mnv2_tvm.network import SourceNetwork, relative_error
+from mnv2_tvm.network import SourceNetwork
+from mnv2_tvm.numbers import relative_error
 from mnv2_tvm.replace import JOURNAL, tree_files
 from mnv2_tvm.target import Target
 

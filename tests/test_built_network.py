@@ -14,7 +14,8 @@ from mnv2_tvm.deploy.loader import LIBRARY
 from mnv2_tvm.host import this_host
 from mnv2_tvm.kernels import schedule_class
 from mnv2_tvm.model import Architecture
-from mnv2_tvm.network import SourceNetwork, relative_error
+from mnv2_tvm.network import SourceNetwork
+from mnv2_tvm.numbers import relative_error
 from mnv2_tvm.pipeline import network_blocks, network_layers
 from mnv2_tvm.search.entries import Record
 from mnv2_tvm.search.records import Decisions, TuningLog

@@ -17,11 +17,11 @@ from mnv2_tvm.device.listing import list_boards, summary
 from mnv2_tvm.device.userland import find_qemu
 from mnv2_tvm.errors import UserError
 from mnv2_tvm.layer import Layer
-from mnv2_tvm.network import relative_error
+from mnv2_tvm.numbers import TOLERANCE, relative_error
 from mnv2_tvm.passes.packed_entry import ENTRY
 from mnv2_tvm.pipeline import default_schedule
 from mnv2_tvm.search.candidate import build_candidate
-from mnv2_tvm.search.problem import TOLERANCE, problem
+from mnv2_tvm.search.problem import problem
 from mnv2_tvm.target import Target
 from mnv2_tvm.versions import versions
 

@@ -30,12 +30,12 @@ from mnv2_tvm.device.session import Address, board_info
 from mnv2_tvm.device.tracker import Tracker, start_tracker
 from mnv2_tvm.device.workers import WorkerPool
 from mnv2_tvm.layer import Layer
+from mnv2_tvm.numbers import TOLERANCE
 from mnv2_tvm.passes.packed_entry import ENTRY
 from mnv2_tvm.pipeline import default_schedule
 from mnv2_tvm.search.candidate import Timing, build_candidate
 from mnv2_tvm.search.farm import Farm
 from mnv2_tvm.search.machine import Machine
-from mnv2_tvm.search.problem import TOLERANCE
 from mnv2_tvm.search.progress import Progress
 from mnv2_tvm.search.records import TuningLog
 from mnv2_tvm.target import Target

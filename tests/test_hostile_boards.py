@@ -36,10 +36,10 @@ from mnv2_tvm.device.board.info import board_info
 from mnv2_tvm.device.emulate import LocalBoards
 from mnv2_tvm.device.failure import DeviceError, Kind
 from mnv2_tvm.device.listing import list_boards, request, summary
-from mnv2_tvm.device.plain_server import checked
 from mnv2_tvm.device.relay import RefusedError, check_answer
 from mnv2_tvm.device.remote_network import RemoteNetwork, open_networks
 from mnv2_tvm.device.session import Address, Session
+from mnv2_tvm.device.told import checked
 from mnv2_tvm.device.tracker import Tracker, ask, connect
 from mnv2_tvm.errors import UserError
 from mnv2_tvm.target import Target

@@ -14,8 +14,8 @@ from weight_files import State, as_timm, torch_state
 from mnv2_tvm.build import build
 from mnv2_tvm.deploy.loader import load
 from mnv2_tvm.model import Architecture
-from mnv2_tvm.network import SourceNetwork, relative_error
-from mnv2_tvm.search.problem import TOLERANCE
+from mnv2_tvm.network import SourceNetwork
+from mnv2_tvm.numbers import TOLERANCE, relative_error
 from mnv2_tvm.target import Target
 
 WIDTHS = (0.35, 0.5, 0.75, 1.0, 1.3, 1.4)

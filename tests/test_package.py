@@ -23,7 +23,7 @@ from mnv2_tvm import UserError, load
 from mnv2_tvm.build import build
 from mnv2_tvm.deploy.localise import localise
 from mnv2_tvm.deploy.package import STATIC_LIBRARY
-from mnv2_tvm.network import relative_error
+from mnv2_tvm.numbers import relative_error
 from mnv2_tvm.target import Target
 
 __all__ = ["package"]

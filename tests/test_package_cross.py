@@ -16,7 +16,7 @@ from mnv2_tvm.deploy.cpu_features import CHECKS, cpu_define
 from mnv2_tvm.deploy.package import STATIC_LIBRARY
 from mnv2_tvm.errors import UserError
 from mnv2_tvm.host import this_host
-from mnv2_tvm.network import relative_error
+from mnv2_tvm.numbers import relative_error
 from mnv2_tvm.target import HostNeeds, Target
 
 DEPLOY = Path(mnv2_tvm.deploy.__file__).parent

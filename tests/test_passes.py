@@ -10,7 +10,7 @@ from pass_networks import ALIGNMENT, FUSED, IDS, NETWORKS, decisions_of, network
 from tvm import relax
 
 from mnv2_tvm.model import Architecture, fold_batch_norm
-from mnv2_tvm.network import relative_error
+from mnv2_tvm.numbers import relative_error
 from mnv2_tvm.passes.fuse_layers import fuse_layers
 from mnv2_tvm.passes.list_steps import list_steps
 from mnv2_tvm.passes.select_kernels import select_kernels

@@ -18,7 +18,8 @@ from mnv2_tvm.device.session import Address
 from mnv2_tvm.device.tracker import Tracker
 from mnv2_tvm.images import load_image
 from mnv2_tvm.model import Architecture
-from mnv2_tvm.network import SourceNetwork, relative_error
+from mnv2_tvm.network import SourceNetwork
+from mnv2_tvm.numbers import relative_error
 from mnv2_tvm.run import main
 from mnv2_tvm.target import Target
 

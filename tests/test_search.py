@@ -25,9 +25,9 @@ from mnv2_tvm.build import build
 from mnv2_tvm.deploy.loader import load
 from mnv2_tvm.errors import UserError
 from mnv2_tvm.layer import Layer
-from mnv2_tvm.network import SourceNetwork, relative_error
+from mnv2_tvm.network import SourceNetwork
+from mnv2_tvm.numbers import TOLERANCE, relative_error
 from mnv2_tvm.pipeline import default_schedule
-from mnv2_tvm.search.problem import TOLERANCE
 from mnv2_tvm.search.records import MEASUREMENTS, Decisions, TuningLog
 from mnv2_tvm.target import Target
 from mnv2_tvm.tune import tune

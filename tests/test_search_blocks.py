@@ -13,8 +13,8 @@ from mnv2_tvm import show
 from mnv2_tvm.build import build
 from mnv2_tvm.deploy.loader import load
 from mnv2_tvm.layer import Layer
-from mnv2_tvm.network import SourceNetwork, relative_error
-from mnv2_tvm.search.problem import TOLERANCE
+from mnv2_tvm.network import SourceNetwork
+from mnv2_tvm.numbers import TOLERANCE, relative_error
 from mnv2_tvm.search.records import Decisions, TuningLog
 from mnv2_tvm.search.variants import memory_savers
 from mnv2_tvm.target import Target

@@ -10,7 +10,7 @@ from tvm import relax
 
 from mnv2_tvm.errors import UserError
 from mnv2_tvm.layer import Layer
-from mnv2_tvm.network import relative_error
+from mnv2_tvm.numbers import relative_error
 from mnv2_tvm.pipeline import compile_network, default_schedule
 from mnv2_tvm.target import Target
 

@@ -14,10 +14,10 @@ from mnv2_tvm.data import data_folder
 from mnv2_tvm.kernels import schedule_class
 from mnv2_tvm.model import Architecture
 from mnv2_tvm.network import SourceNetwork
+from mnv2_tvm.numbers import TOLERANCE
 from mnv2_tvm.pipeline import network_blocks, network_layers
 from mnv2_tvm.search.candidate import build_candidate, measure_candidate
 from mnv2_tvm.search.entries import Record
-from mnv2_tvm.search.problem import TOLERANCE
 from mnv2_tvm.search.records import RECORDS, Decisions
 from mnv2_tvm.target import Target
 

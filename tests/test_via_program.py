@@ -11,7 +11,6 @@ from conftest import TINY, machines, run_python
 from elftools.elf.elffile import ELFFile
 
 from mnv2_tvm import cli
-from mnv2_tvm.baseline import TOLERANCE
 from mnv2_tvm.bench import bench_via
 from mnv2_tvm.bench import main as bench_main
 from mnv2_tvm.build import build_program
@@ -139,7 +138,7 @@ def test_a_difference_that_is_no_number_is_wrong(
     expected = source.reference(images)
     expected[0, 3] = float("nan")
     path = tmp_path / "program"
-    write_bench_program(compilation, interface, images, expected, TOLERANCE, path)
+    write_bench_program(compilation, interface, images, expected, path)
     done = run(path)
     assert done.returncode == 1 and "relative error inf" in done.stderr
 
@@ -183,7 +182,6 @@ def test_a_target_without_an_operating_system(
         ("--target rasp4 --via nowhere", "--via takes"),
         ("--target host --runner qemu", "--runner goes with --via"),
         ("--target rasp4 --via ssh:a --runner 'a", "--runner ''a': No closing quotation"),
-        ("--target rasp4 --via ssh:a --baseline relax", "--baseline runs on this host"),
         ("--target rasp4 --via ssh:a --program p", "--via measures, and --program only writes"),
         ("--target host --per-layer --program p", "--per-layer measures"),
         ("--target host --json out.json --program p", "--json measures"),

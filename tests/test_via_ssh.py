@@ -1,12 +1,15 @@
 """Programs over a real ssh: to an sshd on loopback, with ARM programs run under qemu there."""
 
 import json
+import os
+import signal
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from conftest import TINY
-from device_boards import processes_with
+from device_boards import processes_with, wait_until
 from ssh_server import SshServer, ssh_server
 
 from mnv2_tvm import cli
@@ -154,6 +157,54 @@ def test_a_host_cannot_be_an_option_or_a_command(host: str) -> None:
 @pytest.mark.parametrize("host", ["pi", "pi@board", "10.0.0.7", "fe80::1%eth0", "a_b.example.org"])
 def test_what_ssh_takes_is_a_host(host: str) -> None:
     assert Ssh(host).host == host
+
+
+def connections(server: SshServer) -> int:
+    """How many the server has accepted until now."""
+    return server.log.read_text().count("Accepted publickey")
+
+
+def test_all_commands_share_a_connection_that_ends_with_them(
+    here: Target, server: SshServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    before = connections(server)
+    with Device(parse_via("ssh:board"), here) as device:
+        device.ask()
+        assert connections(server) == before + 1
+        assert processes_with(f"{tmp_path}/mnv2-")
+    wait_until(lambda: not processes_with(f"{tmp_path}/mnv2-"), "the connection ends", 20)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_path_that_is_too_long_for_a_socket_costs_connections_alone(
+    here: Target, server: SshServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (long := tmp_path / (60 * "x") / (60 * "y")).mkdir(parents=True)
+    monkeypatch.setattr("tempfile.tempdir", str(long))
+    before = connections(server)
+    with Device(parse_via("ssh:board"), here) as device:
+        device.ask()
+    assert connections(server) > before + 1
+
+
+def test_a_connection_that_the_user_shares_is_taken(here: Target, server: SshServer) -> None:
+    with Device(parse_via("ssh:sharing"), here):
+        assert server.shared.exists()
+    assert server.shared.exists(), "it is theirs to end"
+    subprocess.run(["ssh", "-O", "exit", "sharing"], check=True, capture_output=True)
+
+
+def test_a_lost_connection_is_made_anew(
+    here: Target, server: SshServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    before = connections(server)
+    with Device(parse_via("ssh:board"), here) as device:
+        for process in processes_with(f"{tmp_path}/mnv2-"):
+            os.kill(process, signal.SIGKILL)
+        device.reenter()
+    assert connections(server) == before + 2
 
 
 def test_a_deadline_ends_the_program_on_the_device(here: Target, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from mnv2_tvm.deploy.library import Interface, compile_objects, write_header
 from mnv2_tvm.deploy.link import link_program
 from mnv2_tvm.deploy.loader import HEADER
 from mnv2_tvm.files import scratch_folder
+from mnv2_tvm.numbers import TOLERANCE
 from mnv2_tvm.peak import flop_per_round, write_loop
 from mnv2_tvm.pipeline import Compilation
 from mnv2_tvm.target import Target
@@ -22,7 +23,6 @@ def write_bench_program(
     interface: Interface,
     images: np.ndarray,
     expected: np.ndarray,
-    tolerance: float,
     path: Path,
 ) -> None:
     """Write the program to `path`, with `images` [n, y, x, 3] and their right logits inside."""
@@ -46,12 +46,12 @@ def write_bench_program(
         (scratch / "bench_data.h").write_text("\n".join(lines) + "\n", encoding="utf-8")
         inputs = [SOURCES / "bench_program.c", *objects]
         program = scratch / "mnv2_bench"
-        link_program(inputs, target, program, *program_flags(target, tolerance))
+        link_program(inputs, target, program, *program_flags(target))
         shutil.copy(program, path)
     check_program(path, target)
 
 
-def program_flags(target: Target, tolerance: float) -> list[str]:
+def program_flags(target: Target) -> list[str]:
     """What program.h wants to know."""
     needs = f"{target.name}, which needs {', '.join(target.host.features)}"
-    return [f'-DPROGRAM_NEEDS="{needs}"', f"-DPROGRAM_TOLERANCE={tolerance}"]
+    return [f'-DPROGRAM_NEEDS="{needs}"', f"-DPROGRAM_TOLERANCE={TOLERANCE}"]

@@ -15,14 +15,14 @@ import numpy as np
 from rich.table import Table
 
 from mnv2_tvm.build import build
-from mnv2_tvm.check import TOLERANCE
 from mnv2_tvm.deploy.link import compile_c, run_tool
 from mnv2_tvm.deploy.loader import HEADER, whole_library
 from mnv2_tvm.deploy.manifest import Manifest
 from mnv2_tvm.errors import UserError
 from mnv2_tvm.files import scratch_folder
 from mnv2_tvm.model import Architecture
-from mnv2_tvm.network import SourceNetwork, relative_error
+from mnv2_tvm.network import SourceNetwork
+from mnv2_tvm.numbers import check_numbers
 from mnv2_tvm.target import Microcontroller, Target
 from mnv2_tvm.untrusted import printable
 
@@ -86,12 +86,8 @@ def run_emulated(target: Target, folder: Path, network: SourceNetwork) -> Run:
     logits = np.array(told["output"], np.uint32).view(np.float32)
     high, low = told["ticks_high"][0], told["ticks"][0]
     reference = network.reference(images)
-    error = relative_error(logits.reshape(reference.shape), reference)
-    if not error <= TOLERANCE:
-        raise UserError(
-            f"the reference disagrees with {library}: the largest error is {error:.0e} of the "
-            "largest logit"
-        )
+    advice = "Give the --weights it was built with, or build it again"
+    error = check_numbers(logits.reshape(reference.shape), reference, str(library), advice)
     instructions = ((high << 32) + low) * round(_CALIBRATION / told["calibration"][0])
     return Run(manifest, error, instructions, told["stack"][0], network.notes)
 

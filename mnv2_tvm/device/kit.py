@@ -3,7 +3,6 @@
 import shutil
 from pathlib import Path
 
-from mnv2_tvm.device.plain_server import OPTION
 from mnv2_tvm.device.tracker import PORT
 from mnv2_tvm.errors import UserError
 from mnv2_tvm.files import PREFIX, file_sha256
@@ -38,8 +37,8 @@ def write_kit(target: Target, folder: Path) -> Path:
 def _check_target(target: Target) -> None:
     if target.android:
         raise UserError(
-            f"{target.name}: there is no kit for Android; start TVM's tvm_rpc there as "
-            f"docs/boards.md shows, with --key={target.name}, and give {OPTION} here"
+            f"{target.name}: there is no kit for Android; tune and bench reach a phone with "
+            "--via adb"
         )
     if target.host.machine not in _MACHINES:
         raise UserError(

@@ -18,7 +18,7 @@ from mnv2_tvm.device.board.words import address_text
 from mnv2_tvm.device.deadline import deadline
 from mnv2_tvm.device.failure import DeviceError, Kind
 from mnv2_tvm.device.link import Link
-from mnv2_tvm.device.plain_server import NOTHING_TOLD, OPTION, told_by
+from mnv2_tvm.device.told import NOT_OURS, told_by
 from mnv2_tvm.device.tracker import ask, connect
 from mnv2_tvm.errors import UserError
 from mnv2_tvm.untrusted import convert, printable
@@ -147,8 +147,10 @@ def _describe(board: Board, match: str) -> None:
     finally:
         if link:
             link.cut()
-    board.info = told or NOTHING_TOLD | {"name": f"needs {OPTION}"}
-    board.state = "free"
+    if told is None:
+        board.info = {"name": f"refused: {NOT_OURS}"}
+        return
+    board.info, board.state = told, "free"
 
 
 def _first_line(error: Exception) -> str:
@@ -180,6 +182,4 @@ def board_table(boards: list[Board]) -> Table:
 def _versions(info: dict[str, Any]) -> str:
     if "apache-tvm" not in info:
         return ""  # busy, or no answer
-    if info["apache-tvm"] is None:
-        return "unknown"
     return f"{info['apache-tvm']} ffi {info['apache-tvm-ffi']}"

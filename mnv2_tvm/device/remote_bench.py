@@ -8,9 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from mnv2_tvm.baseline import check_numbers
+from mnv2_tvm.check import check_library
 from mnv2_tvm.device.failure import DeviceError, Kind
-from mnv2_tvm.device.plain_server import NOTHING_TOLD, WARNING
 from mnv2_tvm.device.remote_network import RemoteNetwork
 from mnv2_tvm.device.session import Address, Session, patience_s
 from mnv2_tvm.memory import Memory
@@ -46,8 +45,6 @@ class BoardTimes:
     def warnings(self) -> list[str]:
         """What a reader of the figures must know."""
         found = []
-        if self.board is NOTHING_TOLD:
-            found.append(WARNING)
         if self.emulated:
             found.append("emulated: the numbers are real, the times are not those of a board")
         if self.drift > _DRIFT:
@@ -76,7 +73,7 @@ def bench_on_board(
     with closing(Session(address)) as session:
         network = RemoteNetwork(session, folder, threads)
         images = source.images(seed)
-        error = check_numbers(folder, network, source, images)
+        error = check_library(folder, network, source, images)
         probe = PeakProbe(Target.load(network.manifest.target), session.load)
         before = _peak(probe, network)
         if warmup:

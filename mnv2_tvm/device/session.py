@@ -16,7 +16,7 @@ from mnv2_tvm.device.deadline import deadline
 from mnv2_tvm.device.failure import DeviceError, Kind
 from mnv2_tvm.device.link import Link
 from mnv2_tvm.device.listing import request, summary
-from mnv2_tvm.device.plain_server import NOTHING_TOLD, refusal, told_by
+from mnv2_tvm.device.told import NOT_OURS, told_by
 from mnv2_tvm.errors import UserError
 from mnv2_tvm.untrusted import printable
 from mnv2_tvm.versions import versions
@@ -36,14 +36,10 @@ _COMPARED = ("apache-tvm", "apache-tvm-ffi")
 
 @dataclass(frozen=True)
 class Address:
-    """Which boards: those registered at the tracker under the key, but none to avoid.
-
-    With `plain`, boards whose RPC server is TVM's own are accepted too.
-    """
+    """Which boards: those registered at the tracker under the key, but none to avoid."""
 
     tracker: tuple[str, int]
     key: str
-    plain: bool = False
     avoid: frozenset[str] = frozenset()  # as `Session.board` names them
 
     def without(self, boards: set[str]) -> "Address":
@@ -82,7 +78,7 @@ class Session:
 
     Waits `wait_s` for a board that is busy, and `patience_s` for every answer. Raises DeviceError
     where there is no tracker or no such key, where all boards stay busy, where the board does not
-    answer, or has other versions.
+    answer, has other versions, or a server that is not ours.
     """
 
     def __init__(self, address: Address, wait_s: float = 30.0, session_s: int = _SESSION_S) -> None:
@@ -96,9 +92,9 @@ class Session:
             while not (opened := self._open(wait_s, session_s)) or self.board in address.avoid:
                 passed.append(self._link)
                 self._link = None
-            self.remote, self.info = opened
+            self.remote, told = opened
             self.device = self.remote.cpu(0)
-            _accept(address, self.board, self.info)
+            self.info = _accepted(address, self.board, told)
         except BaseException:
             self.close()
             raise
@@ -107,8 +103,8 @@ class Session:
                 if link:
                     link.cut()
 
-    def _open(self, wait_s: float, session_s: int) -> tuple[Any, dict[str, Any]] | None:
-        """TVM's session with any board and what that tells; None where it just started again."""
+    def _open(self, wait_s: float, session_s: int) -> tuple[Any, dict[str, Any] | None] | None:
+        """TVM's session with any board and what `told_by` says; None where it just restarted."""
         left_s = self.opened + wait_s - time.monotonic()
         host, port, match = _request(self.address, left_s, wait_s)
         self.board, self._peer = printable(address_text(host, port)), (host, port)
@@ -116,7 +112,7 @@ class Session:
             self._link = Link(host, port, ANSWER_S)
             with deadline(self._link.left_s, self._link.cut):
                 remote = self._link.open(match, session_s)
-                told = told_by(remote) or NOTHING_TOLD
+                told = told_by(remote)
         except TimeoutError as error:
             raise self._silent(ANSWER_S, "opening a session") from error
         except Exception as error:  # TVM's are of many kinds
@@ -141,9 +137,10 @@ class Session:
         """What the board tells of itself now: versions, cores, clock, temperature, `emulated`."""
         with self.within(patience_s(), "telling about itself"):
             try:
-                return told_by(self.remote) or NOTHING_TOLD
+                told = told_by(self.remote)
             except UserError as error:
                 raise self._error(Kind.LINK, f": {error}") from error
+            return _accepted(self.address, self.board, told)
 
     def load(self, library: Path) -> Any:
         """Upload a library and load it there; a name of its own keeps earlier ones apart."""
@@ -151,7 +148,7 @@ class Session:
         data = bytearray(library.read_bytes())
         with self.within(patience_s(len(data)), f"loading {library}", Kind.UPLOAD):
             self.remote.upload(data, target=name)
-            # What TVM's `load_module` comes to; that of its Android app fails.
+            # The steps of TVM's `load_module`.
             path = self.remote.get_function("tvm.rpc.server.workpath")(name)
             return self.remote.get_function("ffi.ModuleLoadFromFile")(path)
 
@@ -252,12 +249,16 @@ def _peers(address: Address) -> set[tuple[str, int]]:
     return {(board.host, board.port) for board in summary(address.tracker)[0]}
 
 
-def _accept(address: Address, board: str, info: dict[str, Any]) -> None:
-    """Raises DeviceError for a board of other versions, or with a server that is not ours."""
-    if info is NOTHING_TOLD:
-        if not address.plain:
-            raise DeviceError(Kind.REFUSED, str(refusal(address.key, board)), board)
-        return
+def _accepted(address: Address, board: str, info: dict[str, Any] | None) -> dict[str, Any]:
+    """What it told. Raises DeviceError for a board of other versions, or a server not of ours."""
+    if info is None:
+        raise DeviceError(
+            Kind.REFUSED,
+            f"the board {address.key} at {board}: {NOT_OURS}, so its versions are unknown; install "
+            f"one with python -m mnv2_tvm.device kit --target {address.key}, or leave --tracker "
+            "out and give --via ssh:HOST or --via adb",
+            board,
+        )
     here = versions()
     for package in _COMPARED:
         if info.get(package) != here[package]:
@@ -268,6 +269,7 @@ def _accept(address: Address, board: str, info: dict[str, Any]) -> None:
                 f"{address.key} and run its install.sh there",
                 board,
             )
+    return info
 
 
 def _no_board(address: Address, keys: list[str]) -> DeviceError:

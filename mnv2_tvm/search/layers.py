@@ -18,6 +18,7 @@ from mnv2_tvm.search.farm import Farm
 from mnv2_tvm.search.machine import Machine, is_possible
 from mnv2_tvm.search.progress import Progress
 from mnv2_tvm.search.records import TuningLog
+from mnv2_tvm.search.spaces import search_space
 from mnv2_tvm.target import Target
 
 _BATCH = 16
@@ -79,14 +80,11 @@ def known_layers(
     """
     searches = {}
     for layer in sorted(set(layers), key=lambda one: -one.flops * layers.count(one)):
-        kernel = schedule_class(layer)
-        searches[layer] = LayerSearch(
-            layer, list(kernel.space(layer, target)), kernel.default(layer, target)
-        )
-    spaces = {layer: frozenset(search.space) for layer, search in searches.items()}
+        default = schedule_class(layer).default(layer, target)
+        searches[layer] = LayerSearch(layer, list(search_space(layer, target)), default)
     for measurement in log.measurements():
         search = searches.get(measurement.layer)
-        if search and measurement.schedule in spaces[measurement.layer]:
+        if search and measurement.schedule in search_space(search.layer, target):
             _remember(search, measurement, target, machine)
     for search in searches.values():
         if search.best is None:  # the machine was broken, perhaps, or is mended

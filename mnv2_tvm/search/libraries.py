@@ -16,9 +16,9 @@ from mnv2_tvm.device.workers import WorkerPool
 from mnv2_tvm.errors import UserError
 from mnv2_tvm.layer import Layer
 from mnv2_tvm.model import Architecture
-from mnv2_tvm.network import SourceNetwork, relative_error
+from mnv2_tvm.network import SourceNetwork
+from mnv2_tvm.numbers import TOLERANCE, relative_error
 from mnv2_tvm.search.farm import boards_there
-from mnv2_tvm.search.problem import TOLERANCE
 from mnv2_tvm.search.progress import Progress
 from mnv2_tvm.search.records import Decisions
 from mnv2_tvm.search.turns import in_turn
@@ -95,7 +95,7 @@ def _checked_images(folders: list[Path], networks: list[Any], seed: int) -> Any:
     reference = source.reference(images)
     for folder, network in zip(folders, networks, strict=True):
         error = relative_error(network(images), reference)
-        if not error <= TOLERANCE:
+        if error > TOLERANCE:
             board = network.session.board if isinstance(network, RemoteNetwork) else ""
             where = f" on the board at {board}" if board else ""
             words = f"the library in {folder} is off by {error:.1e}{where}"

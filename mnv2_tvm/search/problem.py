@@ -9,8 +9,6 @@ from mnv2_tvm.kernels import Schedule
 from mnv2_tvm.layer import Layer
 from mnv2_tvm.model.interpreter import Array, conv2d
 
-TOLERANCE = 1e-4  # largest error over largest reference value
-
 
 @dataclass(frozen=True)
 class Problem:

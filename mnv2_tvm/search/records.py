@@ -7,9 +7,8 @@ later search learns from it.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
 
 from mnv2_tvm.data import own_logs, shipped_logs, written_logs
@@ -27,6 +26,7 @@ from mnv2_tvm.search.json_lines import (
     warn,
 )
 from mnv2_tvm.search.machine import is_possible
+from mnv2_tvm.search.spaces import search_space
 from mnv2_tvm.target import Target
 from mnv2_tvm.untrusted import printable
 
@@ -126,10 +126,6 @@ class Decisions:
             raise UserError(f"{log_dir} is not a folder of tuning logs")
         cpu = this_host().cpu if cpu is None else cpu
 
-        @cache
-        def space(layer: Layer) -> frozenset[Schedule]:
-            return frozenset(schedule_class(layer).space(layer, target))
-
         def rank(found: tuple[int, Record, Path]) -> tuple[bool, bool, bool, int, str, float]:
             """The higher the better. Times of two CPUs do not compare; the later record wins."""
             place, record, _ = found
@@ -143,7 +139,7 @@ class Decisions:
                 continue
             if record.threads != threads and _busy_share(record, threads) < _BUSY:
                 continue
-            if why := _unusable(record, target, space):
+            if why := _unusable(record, target):
                 warn(f"{path}: the record of {record.layer.name} {why}")
             else:
                 chosen[record.layer], files[record.layer] = record, path
@@ -209,16 +205,14 @@ def _busy_share(record: Record, threads: int) -> float:
     return tasks / (threads * -(-tasks // threads))
 
 
-def _unusable(
-    record: Record, target: Target, space: Callable[[Layer], frozenset[Schedule]]
-) -> str | None:
+def _unusable(record: Record, target: Target) -> str | None:
     """Why no search of today could have found the record; None for a sound one."""
     if not is_possible(record.layer.flops, record.median_us, target, record.threads):
         return (
             f"says {record.median_us:g} us, less than any CPU of {target.name} can take; tune the "
             "layer again"
         )
-    if record.schedule is None or record.schedule in space(record.layer):
+    if record.schedule is None or record.schedule in search_space(record.layer, target):
         return None
     return (
         f"is stale: {printable(record.schedule)} is outside today's search space; tune the layer "

@@ -7,6 +7,7 @@ those of the command on Android 7 and later. What adb itself has to say starts w
 """
 
 import re
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 from mnv2_tvm.device.failure import DeviceError, Kind
@@ -44,6 +45,10 @@ class Adb:
         self.name = f"adb:{serial}" if serial else "adb"
         self._serial = serial
         self._found = False
+
+    def connected(self) -> AbstractContextManager[None]:
+        """Nothing to do: adb's server keeps the connection."""
+        return nullcontext()
 
     def shell(
         self, script: str, seconds: float, doing: str, most_bytes: int = MOST_BYTES

@@ -18,8 +18,9 @@ from mnv2_tvm.errors import UserError
 from mnv2_tvm.files import scratch_folder
 from mnv2_tvm.kernels import Schedule
 from mnv2_tvm.layer import Layer
+from mnv2_tvm.numbers import TOLERANCE
 from mnv2_tvm.passes.lower_kernels import lower_kernels
-from mnv2_tvm.search.problem import TOLERANCE, problem
+from mnv2_tvm.search.problem import problem
 from mnv2_tvm.target import Target
 from mnv2_tvm.untrusted import decode_json
 
@@ -77,7 +78,7 @@ def write_candidates_program(
         (scratch / "candidates_data.h").write_text("\n".join(lines) + "\n", encoding="utf-8")
         inputs = [SOURCES / "candidates_program.c", *(built for _, built in candidates)]
         program = scratch / "mnv2_candidates"
-        link_program(inputs, target, program, *program_flags(target, TOLERANCE))
+        link_program(inputs, target, program, *program_flags(target))
         shutil.copy(program, path)
     check_program(path, target)
 

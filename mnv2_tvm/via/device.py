@@ -3,7 +3,7 @@
 import shlex
 import signal
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -59,19 +59,24 @@ class Device:
         require_programs(target)
         self.name, self.target, self.info = via.name, target, dict[str, Any]()
         self._via, self._folder = via, ""
+        self._leaving = ExitStack()
         try:
             self._runner = shlex.split(runner or "")
         except ValueError as error:
             raise UserError(f"--runner '{runner}': {error}") from error
 
     def __enter__(self) -> "Device":
-        self.info = self.ask()
-        self._check()
-        self._make_folder()
+        with ExitStack() as stack:
+            stack.enter_context(self._via.connected())
+            self.info = self.ask()
+            self._check()
+            self._make_folder()
+            stack.callback(self._remove_folder)
+            self._leaving = stack.pop_all()
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._remove_folder()
+        self._leaving.close()
 
     def reenter(self) -> None:
         """Make a new folder on a device that was lost, and may have started anew since."""

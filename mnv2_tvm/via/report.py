@@ -7,11 +7,11 @@ import msgspec
 import numpy as np
 from msgspec import Meta
 
-from mnv2_tvm.baseline import TOLERANCE
 from mnv2_tvm.deploy.manifest import Manifest
 from mnv2_tvm.device.failure import DeviceError, Kind
 from mnv2_tvm.errors import UserError
 from mnv2_tvm.memory import Memory
+from mnv2_tvm.numbers import TOLERANCE
 from mnv2_tvm.untrusted import decode_json
 
 _START = '{"program": '  # a login shell may say something before

@@ -5,6 +5,7 @@ import selectors
 import shlex
 import subprocess
 import time
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -34,13 +35,16 @@ class Outcome:
 
 
 class Transport(Protocol):
-    """A way to one device. Both methods raise DeviceError where the way itself fails.
+    """A way to one device. `shell` and `push` raise DeviceError where the way itself fails.
 
     They take the deadline in seconds and a phrase for what is going on, for the error.
     """
 
     name: str  # as a user gives it
     folder: str  # pattern of `mktemp -d` for a private folder; a shell expands it
+
+    def connected(self) -> AbstractContextManager[None]:
+        """For all commands of one run: what they share is kept until the block ends."""
 
     def shell(
         self, script: str, seconds: float, doing: str, most_bytes: int = MOST_BYTES

@@ -4,6 +4,7 @@ import io
 import json
 import math
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,8 +20,8 @@ from mnv2_tvm.deploy.memory_fit import byte_count
 from mnv2_tvm.device.emulate_bare_metal import _VALUES
 from mnv2_tvm.device.emulate_bare_metal import read_told as read_emulated
 from mnv2_tvm.device.listing import Board, board_table
-from mnv2_tvm.device.plain_server import told_by
-from mnv2_tvm.device.session import Address, _accept
+from mnv2_tvm.device.session import Address, _accepted
+from mnv2_tvm.device.told import told_by
 from mnv2_tvm.device.tracker import parse_address
 from mnv2_tvm.layer import Layer
 from mnv2_tvm.target import Target
@@ -133,11 +134,12 @@ def _board_info(text: str) -> None:
     """What `device list` prints of a board, and whether a session accepts it."""
     remote = SimpleNamespace(get_function=lambda name: lambda: text)
     told = told_by(remote)
-    board = Board("rasp4", "10.0.0.7", 9091, "free", told or {})
+    assert told is not None
+    board = Board("rasp4", "10.0.0.7", 9091, "free", told)
     printed = io.StringIO()
     plain_console(file=printed, width=200).print(board_table([board]))
     assert "\x1b" not in printed.getvalue(), "ESC reaches the terminal"
-    _accept(Address(("10.0.0.1", 9190), "rasp4"), "10.0.0.7:9091", told or {})
+    _accepted(Address(("10.0.0.1", 9190), "rasp4"), "10.0.0.7:9091", told)
 
 
 def _adb(text: str) -> None:
@@ -154,6 +156,9 @@ class _Answering:
 
     def __init__(self, said: list[bytes]) -> None:
         self._said = said
+
+    def connected(self) -> AbstractContextManager[None]:
+        return nullcontext()
 
     def shell(self, script: str, *_: object) -> Outcome:
         number = 0 if "=== machine" in script else 1 if "mktemp" in script else 2

@@ -27,11 +27,11 @@ from mnv2_tvm import cli, load
 from mnv2_tvm.build import build
 from mnv2_tvm.errors import UserError
 from mnv2_tvm.model import Architecture
-from mnv2_tvm.network import SourceNetwork, relative_error
+from mnv2_tvm.network import SourceNetwork
+from mnv2_tvm.numbers import TOLERANCE, relative_error
 from mnv2_tvm.replace import JOURNAL, tree_files
 from mnv2_tvm.target import Target
 
-TOLERANCE = 1e-4
 MINE = {"notes.txt": "mine", "lib/notes.txt": "mine too", ".hidden": "and mine"}
 OLD, NEW = 1, 2  # seeds of the weights
 SIZES = ("--width", "0.35", "--resolution", "32", "--classes", "10")

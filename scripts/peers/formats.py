@@ -52,13 +52,18 @@ def _library(case: Case, _: Path, path: Path) -> None:
 
 
 def _relax(case: Case, _: Path, path: Path) -> None:
-    """The stock build of `mnv2_tvm.baseline`, as a library for Relax's VM."""
-    from mnv2_tvm.baseline import stock_executable
+    """As `tvm.compile` builds it without any schedule of ours: a library for Relax's VM."""
+    import tvm
+    from tvm import relax
+
     from mnv2_tvm.deploy.link import link_shared
     from mnv2_tvm.target import Target
 
     target = Target.load(case.target)
-    executable = stock_executable(_source_network(case), target)
+    codegen = target.codegen()
+    pipeline = relax.get_default_pipeline(codegen)
+    module = _source_network(case).relax()
+    executable = tvm.compile(module, target=codegen, relax_pipeline=pipeline)
 
     def link(file: str, objects: list[str], **_: Any) -> None:
         link_shared([Path(name) for name in objects], target, Path(file))

@@ -19,12 +19,12 @@ from conversions import convert
 from process import PeerProcess
 from runners import OURS, PEERS
 
-from mnv2_tvm.baseline import TOLERANCE
 from mnv2_tvm.deploy.manifest import Manifest
 from mnv2_tvm.errors import UserError
 from mnv2_tvm.host import this_host
 from mnv2_tvm.model import Architecture
-from mnv2_tvm.network import SourceNetwork, relative_error
+from mnv2_tvm.network import SourceNetwork
+from mnv2_tvm.numbers import TOLERANCE, relative_error
 from mnv2_tvm.peak import PeakProbe
 from mnv2_tvm.target import Target
 

@@ -1,8 +1,4 @@
-"""Boards whose RPC server is TVM's own: the Python server, `tvm_rpc` in C++, the Android app.
-
-They have no function of ours, so such a board tells nothing of itself: no versions to compare, no
-clock, no temperature. `--plain-server` accepts them.
-"""
+"""What a board over RPC tells of itself, checked before anything is made of it."""
 
 from typing import Annotated, Any, TypedDict
 
@@ -12,7 +8,7 @@ from mnv2_tvm.errors import UserError
 from mnv2_tvm.untrusted import decode_json, printable
 
 BOARD_INFO = "mnv2.board_info"  # the remote function of mnv2_tvm/device/board
-OPTION = "--plain-server"
+NOT_OURS = "its RPC server is not that of a kit of mnv2_tvm"
 
 _Count = Annotated[int, Meta(ge=1, le=2**16)]
 _Told = TypedDict(
@@ -30,26 +26,6 @@ _Told = TypedDict(
         "temperature_c": Annotated[float, Meta(ge=-300, le=1e4)] | None,
         "emulated": bool,
     },
-)
-
-# What a plain board tells, in the form of `board/info.py`.
-NOTHING_TOLD: dict[str, Any] = {
-    "apache-tvm": None,
-    "apache-tvm-ffi": None,
-    "python": None,
-    "name": "",
-    "machine": None,
-    "cpu": "unknown (TVM's own RPC server)",
-    "features": [],
-    "cores": None,
-    "clock_mhz": None,
-    "temperature_c": None,
-    "emulated": False,
-}
-
-WARNING = (
-    "the board runs TVM's own RPC server: its TVM version is not compared with this host's, and "
-    "its CPU, clock and temperature are unknown"
 )
 
 
@@ -81,17 +57,3 @@ def _harmless(value: Any) -> Any:
     if isinstance(value, str):
         return printable(value)
     return [printable(one) for one in value] if isinstance(value, list) else value
-
-
-def refusal(key: str, board: str) -> UserError:
-    """Why a plain board was not asked for."""
-    return UserError(
-        f"the board {key} at {board} runs an RPC server that is not ours, so its versions cannot "
-        f"be compared; if it is TVM's own of the same version, give {OPTION}"
-    )
-
-
-def check_option(tracker: object | None, plain_server: bool) -> None:
-    """Raises UserError for --plain-server on this host."""
-    if plain_server and tracker is None:
-        raise UserError(f"{OPTION} is for boards: it goes with --tracker HOST:PORT")
