@@ -108,13 +108,6 @@ def target(request: pytest.FixtureRequest) -> Target:
     return Target.load(request.param)
 
 
-@pytest.fixture
-def runnable(target: Target) -> Target:
-    """Every machine whose code this host can run."""
-    skip_if_not_runnable(target)
-    return target
-
-
 @pytest.fixture(scope="session")
 def here() -> Target:
     """The target that this host takes by itself."""

@@ -1,7 +1,7 @@
 """Layers and blocks in every relation to the vector width, and points of their spaces."""
 
+import functools
 import random
-from typing import Any
 
 import pytest
 from conftest import machines
@@ -73,17 +73,12 @@ def kinds() -> list[Target]:
     return list({(t.vector.lanes, t.vector.registers): t for t in targets}.values())
 
 
-def layers_of_kinds() -> list[Any]:
-    """(target, layer) for each size of the register file, whether it is here or not."""
-    return [
-        pytest.param(target, layer, id=f"{target.name}-{layer.name}")
-        for target in kinds()
-        for layer in tile_layers(target.vector.lanes)
-    ]
+each_kind = pytest.mark.parametrize("target", kinds(), ids=lambda target: target.name)
 
 
-def sample(layer: Layer, target: Target, count: int) -> list[Schedule]:
+@functools.cache
+def sample(layer: Layer, target: Target, count: int) -> tuple[Schedule, ...]:
     """The default and `count` other points of the space, the same in every run."""
     default = default_schedule(layer, target)
     others = [p for p in schedule_class(layer).space(layer, target) if p != default]
-    return [default, *random.Random(layer.name).sample(others, min(count, len(others)))]
+    return default, *random.Random(layer.name).sample(others, min(count, len(others)))

@@ -6,10 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from built_folder import names
-from conftest import ODD, TINY, BuildOnce, Built, run_python
+from conftest import ODD, TINY, BuildOnce, Built, ended, machines
 
 from mnv2_tvm import load
 from mnv2_tvm.build import build
+from mnv2_tvm.build import main as build_main
 from mnv2_tvm.deploy.loader import LIBRARY
 from mnv2_tvm.host import this_host
 from mnv2_tvm.kernels import schedule_class
@@ -37,25 +38,34 @@ def test_built_network_computes_what_torch_does(
 
 
 def test_every_machine_here_computes_what_torch_does(
-    runnable: Target, tmp_path: Path, tiny_network: SourceNetwork
+    here: Target, tiny: Built, tmp_path: Path
 ) -> None:
-    build(runnable, tiny_network, tmp_path / "out")
-    images = tiny_network.images(seed=1)
-    logits = load(tmp_path / "out")(images)
-    assert relative_error(logits, tiny_network.reference(images)) < 1e-5
+    images = tiny.network.images(seed=1)
+    wanted = tiny.network.reference(images)
+    targets = [target for target in map(Target.load, machines()) if not target.missing_here()]
+    assert here in targets
+    for target in targets:
+        folder = tiny.folder
+        if target != here:
+            folder = tmp_path / target.name
+            build(target, tiny.network, folder)
+        assert relative_error(load(folder)(images), wanted) < 1e-5, target.name
 
 
-def test_command_line_builds_what_the_function_does(tmp_path: Path, here: Target) -> None:
+def test_command_line_builds_what_the_function_does(
+    tmp_path: Path, here: Target, capsys: pytest.CaptureFixture[str]
+) -> None:
     """With every option that changes the network or its library."""
     output = tmp_path / "new folder" / "out"
-    done = run_python(
-        *("-m", "mnv2_tvm.build", "--target", here.name, "--output", output, "--width", "0.35"),
+    code, said, errors = ended(
+        capsys,
+        build_main,
+        *("--target", here.name, "--output", output, "--width", "0.35"),
         *("--resolution", "47", "--classes", "12", "--batch", "2", "--threads", "2"),
         *("--seed", "7", "--dump", tmp_path / "ir"),
     )
-    assert done.returncode == 0, done.stderr
-    assert done.stderr == ""
-    assert LIBRARY in done.stdout and "2 thread(s)" in done.stdout
+    assert (code, errors) == (0, "")
+    assert LIBRARY in said and "2 thread(s)" in said
     assert len(names(tmp_path / "ir")) > 0
     network = SourceNetwork.make(ODD, None, seed=7)
     loaded, images = load(output), network.images(seed=1)

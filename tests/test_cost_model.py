@@ -41,11 +41,17 @@ def measured(target: Target, layer: Layer, schedules: list[Schedule]) -> list[Me
     ]
 
 
-@pytest.fixture
-def pointwise() -> list[Layer]:
+@pytest.fixture(scope="module")
+def layers() -> list[Layer]:
+    """The distinct layers of MobileNetV2-1.0-224."""
+    network = SourceNetwork.make(Architecture(1.0, 224), None, 0)
+    return list(dict.fromkeys(network_layers(network.relax())))
+
+
+@pytest.fixture(scope="module")
+def pointwise(layers: list[Layer]) -> list[Layer]:
     """Layers with large spaces, of one kernel."""
-    layers = network_layers(SourceNetwork.make(Architecture(1.0, 224), None, 0).relax())
-    return [layer for layer in dict.fromkeys(layers) if layer.operator == "pwconv"][:6]
+    return [layer for layer in layers if layer.operator == "pwconv"][:6]
 
 
 def shuffled(target: Target, layer: Layer) -> list[Schedule]:
@@ -54,6 +60,12 @@ def shuffled(target: Target, layer: Layer) -> list[Schedule]:
     return space
 
 
+# The features take no more of a target than its registers and its caches.
+two_targets = pytest.mark.parametrize("target", ["x86-avx2", "rasp4"], indirect=True)
+one_target = pytest.mark.parametrize("target", ["x86-avx2"], indirect=True)
+
+
+@two_targets
 def test_model_ranks_what_it_has_not_seen(target: Target, pointwise: list[Layer]) -> None:
     """Other points of the same layer, and points of another layer, with a wide margin to chance."""
     *known, new = pointwise
@@ -72,6 +84,7 @@ def test_model_ranks_what_it_has_not_seen(target: Target, pointwise: list[Layer]
     assert rank_correlation(target, new, model.rank(new, shuffled(target, new))) > 0.6
 
 
+@one_target
 def test_model_learns_nothing_from_failures(target: Target, pointwise: list[Layer]) -> None:
     layer = pointwise[0]
     space = shuffled(target, layer)
@@ -84,6 +97,7 @@ def test_model_learns_nothing_from_failures(target: Target, pointwise: list[Laye
     assert beside.rank(layer, space) == alone.rank(layer, space) != space
 
 
+@one_target
 def test_model_with_too_few_rows_leaves_the_order(target: Target, pointwise: list[Layer]) -> None:
     layer = pointwise[0]
     space = shuffled(target, layer)
@@ -97,15 +111,14 @@ def test_model_with_too_few_rows_leaves_the_order(target: Target, pointwise: lis
     assert model.rank(layer, []) == []
 
 
-def test_features_are_finite_numbers_of_one_length(target: Target) -> None:
-    layers = network_layers(SourceNetwork.make(Architecture(1.0, 224), None, 0).relax())
+def test_features_are_finite_numbers_of_one_length(target: Target, layers: list[Layer]) -> None:
     assert {layer.operator for layer in layers} == {"conv", "dwconv", "pwconv", "avgpool"}
     lengths = set()
-    for layer in dict.fromkeys(layers):
+    for layer in layers:
         space = space_of(layer, target)
         rows = [features(layer, point, target) for point in (space[0], space[-1])]
         rows.append(features(layer, default_schedule(layer, target), target))
-        assert all(isfinite(value) for row in rows for value in row)
+        assert all(isfinite(value) for row in rows for value in row), layer.name
         lengths |= set(map(len, rows))
-        assert len(space) == 1 or rows[0] != rows[1], "the model could not tell them apart"
+        assert len(space) == 1 or rows[0] != rows[1], f"{layer.name}: no telling apart"
     assert len(lengths) == 1

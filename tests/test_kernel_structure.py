@@ -5,10 +5,10 @@ from typing import Any
 import numpy as np
 import pytest
 import tvm_ffi
-from kernel_layers import SAMPLES, layers_of_kinds, sample
+from kernel_layers import SAMPLES, each_kind, sample, tile_layers
 from tvm import tirx
 
-from mnv2_tvm.kernels import schedule_class
+from mnv2_tvm.kernels import Schedule, schedule_class
 from mnv2_tvm.kernels.registers import cut
 from mnv2_tvm.layer import Layer
 from mnv2_tvm.target import Target
@@ -34,29 +34,64 @@ def accumulators(function: tirx.PrimFunc) -> list[set[str]]:
     return list(vectors.values())
 
 
-@pytest.mark.parametrize(("target", "layer"), layers_of_kinds())
-def test_accumulators_fit_the_register_file(target: Target, layer: Layer) -> None:
-    """Counted in the emitted function, not asked of the schedule.
+@each_kind
+def test_emitted_functions_keep_to_the_register_file(target: Target) -> None:
+    """Counted in the emitted functions, not asked of the schedules."""
+    for layer in tile_layers(target.vector.lanes):
+        space = schedule_class(layer).space(layer, target)
+        fullest = max(space, key=lambda point: point.registers(layer, target))
+        few = sample(layer, target, 2)
+        for schedule in dict.fromkeys([fullest, *few]):
+            case = f"{layer.name}: {schedule}"
+            function = schedule.emit(layer, target)
+            check_accumulators(function, layer, schedule, target, case)
+            if len(space) > 1:  # where nothing fits, the smallest tile alone is there
+                assert schedule.registers(layer, target) <= target.vector.registers, case
+            check_vectors(function, schedule, target, case)
+            check_branches(function, target, case)
+
+
+def check_accumulators(
+    function: tirx.PrimFunc, layer: Layer, schedule: Schedule, target: Target, case: str
+) -> None:
+    """What a schedule says it takes is what its function holds.
 
     Beside the accumulators an innermost loop holds a row of weight vectors and a broadcast pixel;
     a depthwise one an input and a weight vector, or all weights where FMAs read no memory;
     pooling reads its input from memory.
     """
-    space = schedule_class(layer).space(layer, target)
-    fullest = max(space, key=lambda point: point.registers(layer, target))
-    for schedule in [fullest, *sample(layer, target, 2)]:
-        largest = max(map(len, accumulators(schedule.emit(layer, target))))
-        rest = layer.out_channels % schedule.panel
-        assert largest > 0
-        columns = len(cut(schedule.panel, target.vector.lanes))
-        if len(cut(rest, target.vector.lanes)) <= columns:
-            depthwise = 2 if target.vector.memory_operands else 10 * columns
-            if getattr(schedule, "order", None) in ("cyx", "ycx") and depthwise > 2:
-                depthwise += 2  # the bounds of ReLU6
-            operands = {"dwconv": depthwise, "avgpool": 0}.get(layer.operator, columns + 1)
-            assert largest + operands == schedule.registers(layer, target)
-            if len(space) > 1:  # where nothing fits, the smallest tile alone is there
-                assert largest + operands <= target.vector.registers
+    largest = max(map(len, accumulators(function)))
+    rest = layer.out_channels % schedule.panel
+    assert largest > 0, case
+    columns = len(cut(schedule.panel, target.vector.lanes))
+    if len(cut(rest, target.vector.lanes)) <= columns:
+        depthwise = 2 if target.vector.memory_operands else 10 * columns
+        if getattr(schedule, "order", None) in ("cyx", "ycx") and depthwise > 2:
+            depthwise += 2  # the bounds of ReLU6
+        operands = {"dwconv": depthwise, "avgpool": 0}.get(layer.operator, columns + 1)
+        assert largest + operands == schedule.registers(layer, target), case
+
+
+def check_vectors(function: tirx.PrimFunc, schedule: Schedule, target: Target, case: str) -> None:
+    """They are as wide as the panel allows."""
+    indices = [store.indices[0] for store in found(tirx.BufferStore, function.body)]
+    lanes = [int(index.lanes) if isinstance(index, tirx.Ramp) else 1 for index in indices]
+    widest = max(width for _, width in cut(schedule.panel, target.vector.lanes))
+    assert max(lanes) == widest, case
+
+
+def check_branches(function: tirx.PrimFunc, target: Target, case: str) -> None:
+    """No branch inside the taps: each holds a tile's accumulators, each innermost loop none."""
+    for branch in found(tirx.IfThenElse, function.body):
+        if "isnan" in str(branch.condition):  # after the taps, where a maximum drops NaN
+            assert target.vector.max_of_nan == "number", case
+            assert not found(tirx.For, branch), case
+            continue
+        assert found(tirx.stmt.AllocBuffer, branch.then_case), case
+        assert branch.else_case is None, case
+    for loop in found(tirx.For, function.body):
+        if not found(tirx.stmt.AllocBuffer, loop.body):
+            assert not found(tirx.IfThenElse, loop.body), case
 
 
 @pytest.mark.parametrize("operator", ["conv", "pwconv"])
@@ -71,60 +106,28 @@ def test_accumulators_of_a_left_over_panel_fit_too(here: Target, operator: str) 
         assert largest <= here.vector.registers, str(schedule)
 
 
-@pytest.mark.parametrize(("target", "layer"), layers_of_kinds())
-def test_vectors_are_as_wide_as_the_panel_allows(target: Target, layer: Layer) -> None:
-    for schedule in sample(layer, target, 2):
-        stores = found(tirx.BufferStore, schedule.emit(layer, target).body)
-        indices = [store.indices[0] for store in stores]
-        lanes = [int(index.lanes) if isinstance(index, tirx.Ramp) else 1 for index in indices]
-        assert max(lanes) == max(width for _, width in cut(schedule.panel, target.vector.lanes))
+@each_kind
+def test_packing_keeps_every_weight_once_and_panels_together(target: Target) -> None:
+    for layer in tile_layers(target.vector.lanes):
+        if layer.weight_shape is None:
+            continue
+        taps, depth, channels = layer.weight_shape
+        weight = np.arange(taps * depth * channels, dtype=np.float32).reshape(layer.weight_shape)
+        for schedule in sample(layer, target, SAMPLES):
+            case = f"{layer.name}: {schedule}"
+            (packed,) = schedule.pack(layer, [weight])
+            np.testing.assert_array_equal(np.sort(packed), weight.reshape(-1), case)
+            first = min(schedule.panel, channels)
+            panel = packed[: taps * depth * first].reshape(taps, depth, first)
+            np.testing.assert_array_equal(panel, weight[:, :, :first], case)
 
 
-@pytest.mark.parametrize(("target", "layer"), layers_of_kinds())
-def test_branches_stand_around_whole_tiles(target: Target, layer: Layer) -> None:
-    """No branch inside the taps: each holds a tile's accumulators, each innermost loop none."""
-    for schedule in sample(layer, target, 2):
-        body = schedule.emit(layer, target).body
-        for branch in found(tirx.IfThenElse, body):
-            if "isnan" in str(branch.condition):  # after the taps, where a maximum drops NaN
-                assert target.vector.max_of_nan == "number"
-                assert not found(tirx.For, branch)
-                continue
-            assert found(tirx.stmt.AllocBuffer, branch.then_case)
-            assert branch.else_case is None
-        for loop in found(tirx.For, body):
-            if not found(tirx.stmt.AllocBuffer, loop.body):
-                assert not found(tirx.IfThenElse, loop.body)
-
-
-@pytest.mark.parametrize(("target", "layer"), layers_of_kinds())
-def test_packing_keeps_every_weight_once_and_panels_together(target: Target, layer: Layer) -> None:
-    if layer.weight_shape is None:
-        return
-    taps, depth, channels = layer.weight_shape
-    weight = np.arange(taps * depth * channels, dtype=np.float32).reshape(layer.weight_shape)
-    for schedule in sample(layer, target, SAMPLES):
-        (packed,) = schedule.pack(layer, [weight])
-        np.testing.assert_array_equal(np.sort(packed), weight.reshape(-1))
-        first = min(schedule.panel, channels)
-        panel = packed[: taps * depth * first].reshape(taps, depth, first)
-        np.testing.assert_array_equal(panel, weight[:, :, :first])
-
-
-@pytest.mark.parametrize(
-    ("channels", "lanes", "pieces"),
-    [
-        (16, 16, [(0, 16)]),
-        (24, 16, [(0, 16), (16, 8)]),
-        (7, 16, [(0, 4), (4, 2), (6, 1)]),
-        (33, 16, [(0, 16), (16, 16), (32, 1)]),
-        (5, 1, [(0, 1), (1, 1), (2, 1), (3, 1), (4, 1)]),
-    ],
-)
-def test_channels_are_cut_into_the_widest_vectors(
-    channels: int, lanes: int, pieces: list[tuple[int, int]]
-) -> None:
-    assert cut(channels, lanes) == pieces
+def test_channels_are_cut_into_the_widest_vectors() -> None:
+    assert cut(16, 16) == [(0, 16)]
+    assert cut(24, 16) == [(0, 16), (16, 8)]
+    assert cut(7, 16) == [(0, 4), (4, 2), (6, 1)]
+    assert cut(33, 16) == [(0, 16), (16, 16), (32, 1)]
+    assert cut(5, 1) == [(0, 1), (1, 1), (2, 1), (3, 1), (4, 1)]
 
 
 @pytest.mark.parametrize(

@@ -18,9 +18,14 @@ from mnv2_tvm.network import SourceNetwork
 from mnv2_tvm.numbers import TOLERANCE, relative_error
 from mnv2_tvm.target import Target
 
-WIDTHS = (0.35, 0.5, 0.75, 1.0, 1.3, 1.4)
 ARCHITECTURES = [
-    *(Architecture(width, size) for width in WIDTHS for size in (96, 160, 224)),
+    # Every published width, and each resolution with a narrow and a wide one.
+    Architecture(0.35, 224),
+    Architecture(0.5, 160),
+    Architecture(0.75, 96),
+    Architecture(1.0, 224),
+    Architecture(1.3, 160),
+    Architecture(1.4, 96),
     # Resolutions that no stride divides: border and left-over tiles in every layer.
     Architecture(0.75, 97),
     Architecture(1.0, 131),

@@ -1,12 +1,14 @@
 """The folder of `build --package`, as programs of C, CMake and pkg-config take it."""
 
+import functools
 import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import TINY, Built, run_python
+from conftest import TINY, Built, ended, run_python
 from elftools.elf.elffile import ELFFile
 from packages import (
     SOURCES,
@@ -20,10 +22,13 @@ from packages import (
 
 import mnv2_tvm
 from mnv2_tvm import UserError, load
+from mnv2_tvm.bench import main as bench_main
 from mnv2_tvm.build import build
+from mnv2_tvm.build import main as build_main
 from mnv2_tvm.deploy.localise import localise
 from mnv2_tvm.deploy.package import STATIC_LIBRARY
 from mnv2_tvm.numbers import relative_error
+from mnv2_tvm.run import main as run_main
 from mnv2_tvm.target import Target
 
 __all__ = ["package"]
@@ -44,6 +49,23 @@ COMPILERS = ["gcc", "clang"]
 
 def files(folder: Path) -> set[str]:
     return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.fixture(scope="module")
+def tiny_package_for(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Target], Built]:
+    """A package of the tiny network for a target, built once. Do not change it."""
+
+    @functools.cache
+    def build_for(target: Target) -> Built:
+        return build_package(target, TINY, tmp_path_factory.mktemp("tiny") / "out")
+
+    return build_for
+
+
+@pytest.fixture
+def other(here: Target, tiny_package_for: Callable[[Target], Built]) -> Built:
+    """A package of another network for this host. Do not change it."""
+    return tiny_package_for(here)
 
 
 @pytest.fixture
@@ -98,8 +120,10 @@ def test_cmake_refuses_other_versions(version: str, package: Built, tmp_path: Pa
     assert "requested version" in said and f"version: {mnv2_tvm.__version__}" in said
 
 
-def test_cmake_refuses_a_package_for_another_word_size(tmp_path: Path) -> None:
-    built = build_package(Target.load("rasp4-32"), TINY, tmp_path / "package")
+def test_cmake_refuses_a_package_for_another_word_size(
+    tiny_package_for: Callable[[Target], Built], tmp_path: Path
+) -> None:
+    built = tiny_package_for(Target.load("rasp4-32"))
     assert "32bit" in cmake(built, tmp_path, version="", code=1)
 
 
@@ -129,9 +153,8 @@ def test_the_header_is_plain_c99_and_cpp(compiler: str, package: Built, tmp_path
     assert run(program) == f"{mnv2_tvm.__version__}\n"
 
 
-def test_two_networks_run_in_one_process(package: Built, here: Target, tmp_path: Path) -> None:
+def test_two_networks_run_in_one_process(package: Built, other: Built, tmp_path: Path) -> None:
     """Each opened for all to see, so that one could take the other's functions for its own."""
-    other = build_package(here, TINY, tmp_path / "other")
     program, both = tmp_path / "two_networks", (package, other)
     run(tool("gcc"), SOURCES / "two_networks.c", "-o", program, "-ldl")
     words: list[object] = []
@@ -146,9 +169,8 @@ def test_two_networks_run_in_one_process(package: Built, here: Target, tmp_path:
         assert relative_error(result, wanted) < 1e-4
 
 
-def test_tvms_entry_calls_its_own_library(package: Built, here: Target, tmp_path: Path) -> None:
+def test_tvms_entry_calls_its_own_library(package: Built, other: Built, tmp_path: Path) -> None:
     """Also where another network's functions were loaded before, for all to see."""
-    other = build_package(here, TINY, tmp_path / "other")
     images = other.network.images(seed=3)
     np.save(tmp_path / "images.npy", images)
     program = (
@@ -225,18 +247,21 @@ def test_a_static_program_touches_no_byte_outside_its_buffers(
 # The folder
 
 
-def test_a_package_is_these_files_for_every_target(target: Target, tmp_path: Path) -> None:
+def test_a_package_is_these_files_for_every_target(
+    target: Target, tiny_package_for: Callable[[Target], Built]
+) -> None:
     """Its libraries are held against the target file as they are written."""
     if target.microcontroller is not None:
-        with pytest.raises(UserError, match="has no packages"):
-            build_package(target, TINY, tmp_path / "out")
+        with pytest.raises(UserError, match=target.name):
+            tiny_package_for(target)
         return
-    built = build_package(target, TINY, tmp_path / "out")
+    built = tiny_package_for(target)
+    where = str(built.folder.parent)
     assert files(built.folder) == FILES
     for path in ("include/mnv2.h", "lib/pkgconfig/mnv2.pc", "lib/cmake/mnv2/mnv2-config.cmake"):
         text = (built.folder / path).read_text()
-        assert "@" not in text and str(tmp_path) not in text
-    assert str(tmp_path).encode() not in (built.folder / STATIC_LIBRARY).read_bytes()
+        assert "@" not in text and where not in text
+    assert where.encode() not in (built.folder / STATIC_LIBRARY).read_bytes()
 
 
 def test_equal_builds_are_equal_packages(package: Built, here: Target, tmp_path: Path) -> None:
@@ -251,15 +276,17 @@ def test_load_takes_a_package(package: Built) -> None:
     assert relative_error(logits, package.network.reference(images)) < 1e-4
 
 
-def test_run_and_bench_take_a_package(package: Built, tmp_path: Path) -> None:
+def test_run_and_bench_take_a_package(
+    package: Built, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     np.save(tmp_path / "images.npy", package.network.images(seed=1))
     options = ["--input", tmp_path / "images.npy", "--output", tmp_path / "logits.npy"]
-    done = run_python("-m", "mnv2_tvm.run", package.folder, *options)
-    assert done.returncode == 0, done.stderr
+    code, _, errors = ended(capsys, run_main, package.folder, *options)
+    assert code == 0, errors
     wanted = package.network.reference(package.network.images(seed=1))
     assert relative_error(np.load(tmp_path / "logits.npy"), wanted) < 1e-4
-    done = run_python("-m", "mnv2_tvm.bench", "--library", package.folder, "--runs", "3")
-    assert done.returncode == 0, done.stderr
+    code, _, errors = ended(capsys, bench_main, "--library", package.folder, "--runs", 3)
+    assert code == 0, errors
 
 
 def test_a_damaged_library_of_a_package_is_never_opened(moved: Built) -> None:
@@ -291,10 +318,13 @@ def test_failed_package_leaves_what_was_there(
     assert files(moved.folder) == FILES
 
 
-def test_the_command_line_builds_a_package(here: Target, tmp_path: Path) -> None:
-    options = ["--width", "0.35", "--resolution", "32", "--classes", "10", "--package"]
+def test_the_command_line_builds_a_package(
+    here: Target, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    size = ["--width", "0.35", "--resolution", "32", "--classes", "10"]
     output = tmp_path / "out"
-    done = run_python("-m", "mnv2_tvm.build", "--target", here.name, *options, "-o", output)
-    assert done.returncode == 0, done.stderr
-    assert "lib/libmnv2.so" in done.stdout
+    options = ["--target", here.name, *size, "--package", "-o", output]
+    code, said, errors = ended(capsys, build_main, *options)
+    assert code == 0, errors
+    assert "lib/libmnv2.so" in said
     assert files(output) == FILES

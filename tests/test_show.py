@@ -1,5 +1,6 @@
 """The show verb: the schedule that build takes, where it comes from, and a folded loop nest."""
 
+import functools
 import re
 from itertools import pairwise
 from math import prod
@@ -17,13 +18,14 @@ from mnv2_tvm.network import SourceNetwork
 from mnv2_tvm.pipeline import default_schedule, network_blocks, network_layers
 from mnv2_tvm.search.entries import Record
 from mnv2_tvm.search.records import Decisions, TuningLog
-from mnv2_tvm.show import fold, main, show
+from mnv2_tvm.show import Shown, fold, main, show
 from mnv2_tvm.target import Target
 
 MODULE = SourceNetwork.make(TINY, None, 0).relax()
 LAYERS = network_layers(MODULE) + network_blocks(MODULE)
 ONE_OF_EACH = [next(layer for layer in LAYERS if layer.operator == name) for name in KERNELS]
-# For what does not depend on the machine: a kernel of each target is slow to compile.
+# A kernel is slow to compile: two register files, and one for what no machine changes.
+two_targets = pytest.mark.parametrize("target", ["x86-avx2", "rasp4"], indirect=True)
 one_target = pytest.mark.parametrize("target", ["rasp4"], indirect=True)
 MORE = re.compile(r"( *)# \.\.\. (\d+) more like it")
 
@@ -32,9 +34,24 @@ def one_of(operator: str) -> Layer:
     return next(layer for layer in ONE_OF_EACH if layer.operator == operator)
 
 
+@functools.cache
+def shown_default(layer: Layer, target: Target, logs: Path) -> Shown:
+    """What is shown without records, compiled once."""
+    return show(layer, target, log_dir=logs)
+
+
+@pytest.fixture(scope="module")
+def no_logs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of logs that stays empty."""
+    logs = tmp_path_factory.mktemp("logs")
+    for name in ("x86-avx2", "rasp4"):
+        TuningLog.of(Target.load(name), logs).open_for_writing()
+    return logs
+
+
 @pytest.fixture
 def logs(tmp_path: Path, target: Target) -> Path:
-    """An empty folder of logs: nothing depends on the records that are shipped."""
+    """An empty folder of logs, to be written: nothing depends on the records that are shipped."""
     TuningLog.of(target, tmp_path).open_for_writing()
     return tmp_path
 
@@ -58,12 +75,13 @@ def invoke(capsys: pytest.CaptureFixture[str], *options: object) -> tuple[int, s
 
 
 @pytest.mark.parametrize("layer", ONE_OF_EACH, ids=lambda layer: layer.name)
-def test_default_without_a_record(layer: Layer, target: Target, logs: Path) -> None:
-    shown = show(layer, target, log_dir=logs)
+@two_targets
+def test_default_without_a_record(layer: Layer, target: Target, no_logs: Path) -> None:
+    shown = shown_default(layer, target, no_logs)
     assert shown.layer == layer
     assert shown.record is None
     assert shown.schedule == default_schedule(layer, target)
-    assert shown.schedule == Decisions.load(target, 1, logs)(layer)
+    assert shown.schedule == Decisions.load(target, 1, no_logs)(layer)
     assert 0 < shown.registers <= target.vector.registers
     assert shown.tasks == shown.schedule.tasks(layer)
     assert f"def {layer.name.replace('-', '_')}(" in shown.loop_nest
@@ -107,8 +125,9 @@ def test_a_record_that_equals_the_default_of_other_threads(target: Target, logs:
     assert (shown.schedule, shown.record) == (schedule, None)
 
 
-def test_panel_is_what_a_pass_reads_of_the_weights(target: Target, logs: Path) -> None:
-    bytes_of = {layer: show(layer, target, log_dir=logs).panel_bytes for layer in ONE_OF_EACH}
+@two_targets
+def test_panel_is_what_a_pass_reads_of_the_weights(target: Target, no_logs: Path) -> None:
+    bytes_of = {one: shown_default(one, target, no_logs).panel_bytes for one in ONE_OF_EACH}
     conv, depthwise, pointwise, pooling = map(one_of, ("conv", "dwconv", "pwconv", "avgpool"))
     panel = {layer: default_schedule(layer, target).panel for layer in ONE_OF_EACH}
     assert bytes_of[conv] == 9 * conv.in_channels * panel[conv] * 4
@@ -157,23 +176,25 @@ def f():
     assert fold("") == ""
 
 
-@pytest.mark.parametrize("layer", ONE_OF_EACH, ids=lambda layer: layer.name)
-def test_fold_accounts_for_every_line(layer: Layer, target: Target) -> None:
+@two_targets
+def test_fold_accounts_for_every_line(target: Target) -> None:
     """Of each kernel: kept lines and those that the comments count are the whole script."""
-    script = default_schedule(layer, target).emit(layer, target).script().splitlines()
-    position = 0
-    for line in fold("\n".join(script)).splitlines():
-        if more := MORE.fullmatch(line):
-            left_out = script[position : position + int(more[2])]
-            stored = {re.match(r"\s*\w+", one)[0] for one in left_out}  # type: ignore[index]
-            assert len(stored) == 1, "lines that store to several buffers are not alike"
-            position += int(more[2])
-        else:
-            assert line == script[position]
-            position += 1
-    assert position == len(script)
+    for layer in ONE_OF_EACH:
+        script = default_schedule(layer, target).emit(layer, target).script().splitlines()
+        position = 0
+        for line in fold("\n".join(script)).splitlines():
+            if more := MORE.fullmatch(line):
+                left_out = script[position : position + int(more[2])]
+                stored = {re.match(r"\s*\w+", one)[0] for one in left_out}  # type: ignore[index]
+                assert len(stored) == 1, (layer, "lines of several buffers are not alike")
+                position += int(more[2])
+            else:
+                assert line == script[position], layer
+                position += 1
+        assert position == len(script), layer
 
 
+@two_targets
 def test_fold_shortens_the_unrolled_kernels(target: Target) -> None:
     """The largest tile of the depthwise space has hundreds of statements."""
     layer = next(one for one in LAYERS if one.operator == "dwconv" and one.height > 4)
@@ -186,6 +207,7 @@ def test_fold_shortens_the_unrolled_kernels(target: Target) -> None:
     assert all(len(fold(s).splitlines()) < len(s.splitlines()) for s in scripts)
 
 
+@one_target
 @pytest.mark.parametrize("layer", ONE_OF_EACH, ids=lambda layer: layer.name)
 def test_prints_one_layer(
     layer: Layer, target: Target, logs: Path, capsys: pytest.CaptureFixture[str]
@@ -203,10 +225,10 @@ def test_prints_one_layer(
 
 
 @one_target
-@pytest.mark.parametrize("layer", ONE_OF_EACH, ids=lambda layer: layer.name)
 def test_prints_the_record_of_a_layer(
-    layer: Layer, target: Target, logs: Path, capsys: pytest.CaptureFixture[str]
+    target: Target, logs: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    layer = one_of("pwconv")
     record = keep(logs, target, layer, 1, 0)
     options = ["--target", target.name, "--layer", layer.name, "--log-dir", logs]
     output = invoke(capsys, *options)[1]
@@ -215,6 +237,7 @@ def test_prints_the_record_of_a_layer(
     assert "a record, tuned elsewhere: 1234.5 us inside the network; cpu Model [5]," in words
 
 
+@one_target
 def test_prints_all_layers_of_a_network(
     target: Target, logs: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -237,6 +260,7 @@ def test_prints_all_layers_of_a_network(
     assert re.search(rf"^ {re.escape(apart.name)} +tuned +layer by layer *$", output, re.M)
 
 
+@one_target
 def test_a_glob_chooses_layers(
     target: Target, logs: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -272,12 +296,13 @@ def test_mistakes_end_in_one_sentence(
     assert errors.count("\n") == 1
 
 
-def test_unknown_target(logs: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    code, _, errors = invoke(capsys, "--target", "x87", "--log-dir", logs)
+def test_unknown_target(no_logs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, _, errors = invoke(capsys, "--target", "x87", "--log-dir", no_logs)
     assert code == 1
     assert errors.startswith("error: unknown target 'x87'; known targets: ")
 
 
+@one_target
 def test_show_refuses_a_missing_folder_of_logs(target: Target, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="none is not a folder of tuning logs"):
         show(ONE_OF_EACH[0], target, log_dir=tmp_path / "none")

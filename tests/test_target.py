@@ -32,11 +32,11 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def edit(folder: Path) -> Edit:
-    """Replace a pattern in the copy of x86-avx2.toml by another text."""
+    """Make the copy of x86-avx2.toml the shipped file with a pattern replaced by another text."""
+    path = folder / "x86-avx2.toml"
+    old = path.read_text()
 
     def edit_file(pattern: str, text: str) -> None:
-        path = folder / "x86-avx2.toml"
-        old = path.read_text()
         new = re.sub(pattern, text, old, count=1, flags=re.MULTILINE)
         assert new != old
         path.write_text(new)
@@ -50,18 +50,14 @@ def pretend(monkeypatch: pytest.MonkeyPatch, machine: str, features: tuple[str, 
     monkeypatch.setattr("mnv2_tvm.target.this_host", lambda: host)
 
 
-def test_every_machine_loads(target: Target) -> None:
-    assert target.name in target_names()
-    assert target.description
-    assert target.vector.lanes * 4 == target.vector.bytes
-    assert target.link.elf_machine.startswith("EM_")
-
-
-def test_the_code_generator_knows_every_machine(target: Target) -> None:
-    codegen = target.codegen()
-    assert str(codegen.kind.name) == target.tvm.kind == "llvm"
-    assert str(codegen.attrs["mtriple"]) == target.tvm.mtriple
-    assert list(map(str, codegen.attrs.get("mattr", ()))) == list(target.tvm.mattr)
+def test_the_code_generator_knows_every_machine() -> None:
+    for name in machines():
+        target = Target.load(name)
+        codegen = target.codegen()
+        assert str(codegen.kind.name) == target.tvm.kind == "llvm", name
+        assert str(codegen.attrs["mtriple"]) == target.tvm.mtriple, name
+        assert str(codegen.attrs["mcpu"]) == target.tvm.mcpu, name
+        assert list(map(str, codegen.attrs.get("mattr", ()))) == list(target.tvm.mattr), name
 
 
 def test_vectors_of_the_x86_files_are_those_of_the_instruction_set() -> None:
@@ -72,19 +68,18 @@ def test_vectors_of_the_x86_files_are_those_of_the_instruction_set() -> None:
 
 
 def test_unknown_target_is_named_with_the_known_ones() -> None:
-    with pytest.raises(UserError, match=r"unknown target 'abacus'; known targets: .*x86-avx2"):
+    with pytest.raises(UserError, match=r"'abacus'.*x86-avx2"):
         Target.load("abacus")
 
 
-@pytest.mark.parametrize("name", ["", "../targets/x86", "x86.toml", "X86"])
-def test_only_the_stem_of_a_file_is_a_name(name: str) -> None:
-    with pytest.raises(UserError, match="unknown target"):
-        Target.load(name)
+def test_only_the_stem_of_a_file_is_a_name() -> None:
+    for name in ("", "../targets/x86", "x86.toml", "X86"):
+        with pytest.raises(UserError, match=re.escape(repr(name))):
+            Target.load(name)
 
 
-@pytest.mark.parametrize(
-    ("pattern", "text", "told"),
-    [
+def test_broken_file_and_key_are_named(edit: Edit, subtests: pytest.Subtests) -> None:
+    for pattern, text, told in (
         (r"^registers = .*$", 'registers = "16"', "vector.registers"),
         (r"^registers = .*$", "registers = 0", "vector.registers"),
         (r"^registers = .*$", "registers = -16", "vector.registers"),
@@ -113,20 +108,19 @@ def test_only_the_stem_of_a_file_is_a_name(name: str) -> None:
         (r"^features = .*$", f"features = {10_000 * '['}", "not valid TOML: nested"),
         (r"^features = .*$", f"{'.'.join(5000 * 'a')} = 1", "'host.a' is not known"),
         (r"^\[cache\]\n(.+\n)+", "[cache]\n[[cache.x]]\n" * 5000, "more than|larger than"),
-    ],
-)
-def test_broken_file_and_key_are_named(edit: Edit, pattern: str, text: str, told: str) -> None:
-    edit(pattern, text)
-    with pytest.raises(UserError) as error:
-        Target.load("x86-avx2")
-    assert "x86-avx2.toml" in str(error.value)
-    assert any(one in str(error.value) for one in told.split("|"))
-    assert len(str(error.value)) < 500 and str(error.value).isprintable()
+    ):
+        with subtests.test(f"{pattern} {text[:30]}"):
+            edit(pattern, text)
+            with pytest.raises(UserError) as error:
+                Target.load("x86-avx2")
+            assert "x86-avx2.toml" in str(error.value)
+            assert any(one in str(error.value) for one in told.split("|"))
+            assert len(str(error.value)) < 500 and str(error.value).isprintable()
 
 
-@pytest.mark.parametrize(
-    ("pattern", "text", "key"),
-    [
+def test_what_llvm_does_not_know_is_refused(edit: Edit, subtests: pytest.Subtests) -> None:
+    """LLVM itself would take a generic CPU, or crash."""
+    for pattern, text, key in (
         (r"^mcpu = .*$", 'mcpu = "haswel"', "mcpu.*haswell"),
         (r"^mcpu = .*$", 'mcpu = "cortex-a72"', "mcpu"),
         (r"^mcpu = .*\n", "", "mcpu"),
@@ -142,19 +136,19 @@ def test_broken_file_and_key_are_named(edit: Edit, pattern: str, text: str, told
         (r"^features = ", 'libc = "uclibc"\nfeatures = ', "host.libc"),
         (r"^kind = .*$", 'kind = "cuda"', "kind"),
         (r"^kind = .*$", 'kind = "llvm"\nvector-width = -1', "vector-width"),
-    ],
-)
-def test_what_llvm_does_not_know_is_refused(edit: Edit, pattern: str, text: str, key: str) -> None:
-    """LLVM itself would take a generic CPU, or crash."""
-    edit(pattern, text)
-    with pytest.raises(UserError, match=rf"x86-avx2\.toml: .*{key}"):
-        Target.load("x86-avx2")
+    ):
+        edit(pattern, text)
+        with (
+            subtests.test(text),
+            pytest.raises(UserError, match=rf"x86-avx2\.toml: .*{key}"),
+        ):
+            Target.load("x86-avx2")
 
 
-@pytest.mark.parametrize("word", ["+avx2", "-avx512f"])
-def test_what_llvm_knows_is_taken(edit: Edit, word: str) -> None:
-    edit(r"^mcpu = ", f'mattr = ["{word}"]\nmcpu = ')
-    assert Target.load("x86-avx2").tvm.mattr == (word,)
+def test_what_llvm_knows_is_taken(edit: Edit) -> None:
+    for word in ("+avx2", "-avx512f"):
+        edit(r"^mcpu = ", f'mattr = ["{word}"]\nmcpu = ')
+        assert Target.load("x86-avx2").tvm.mattr == (word,)
 
 
 def test_a_byte_order_mark_is_no_part_of_the_file(folder: Path) -> None:
@@ -175,39 +169,48 @@ def test_what_is_no_ordinary_file_is_named(folder: Path) -> None:
     assert not target.missing_here() and "; directory, fifo, gone left out, broken" in why
 
 
-def test_a_target_can_be_sent_to_another_process(target: Target) -> None:
-    assert pickle.loads(pickle.dumps(target)) == target == copy.deepcopy(target)
-    assert hash(pickle.loads(pickle.dumps(target))) == hash(target)
-    assert replace(target, description="another") != target
+def test_a_target_can_be_sent_to_another_process() -> None:
+    for target in map(Target.load, machines()):
+        assert pickle.loads(pickle.dumps(target)) == target == copy.deepcopy(target)
+        assert hash(pickle.loads(pickle.dumps(target))) == hash(target)
+        assert replace(target, description="another") != target
 
 
-def test_android_is_the_last_word_of_the_triple(target: Target) -> None:
-    assert target.android is target.name.startswith("android")
-    other = msgspec.structs.replace(target.tvm, mtriple="aarch64-android-linux")
-    assert not replace(target, tvm=other).android
+def test_android_is_the_last_word_of_the_triple() -> None:
+    for target in map(Target.load, machines()):
+        assert target.android is target.name.startswith("android"), target.name
+        other = msgspec.structs.replace(target.tvm, mtriple="aarch64-android-linux")
+        assert not replace(target, tvm=other).android, target.name
 
 
-@pytest.mark.parametrize("section", ["cache", "host", "link", "tvm", "vector"])
-def test_a_value_in_the_place_of_a_table_is_refused(section: str, folder: Path) -> None:
+def test_a_value_in_the_place_of_a_table_is_refused(folder: Path) -> None:
     path = folder / "x86-avx2.toml"
-    text = re.sub(rf"^\[{section}\]\n(.+\n)+", "", path.read_text(), flags=re.MULTILINE)
-    path.write_text(f"{section} = 5\n{text}")
-    with pytest.raises(UserError, match=rf"x86-avx2.toml: .*{section}"):
-        Target.load("x86-avx2")
+    whole = path.read_text()
+    for section in ("cache", "host", "link", "tvm", "vector"):
+        text = re.sub(rf"^\[{section}\]\n(.+\n)+", "", whole, flags=re.MULTILINE)
+        path.write_text(f"{section} = 5\n{text}")
+        with pytest.raises(UserError, match=rf"x86-avx2.toml: .*{section}"):
+            Target.load("x86-avx2")
 
 
-@pytest.mark.parametrize("value", ['"avx2"', "7", "[1, 2]", "true"])
-def test_features_are_a_list_of_names(edit: Edit, value: str) -> None:
-    edit(r"^features = .*$", f"features = {value}")
-    with pytest.raises(UserError, match=r"x86-avx2.toml: .*host.features"):
-        Target.load("x86-avx2")
+def test_features_are_a_list_of_names(edit: Edit, subtests: pytest.Subtests) -> None:
+    for value in ('"avx2"', "7", "[1, 2]", "true"):
+        edit(r"^features = .*$", f"features = {value}")
+        with (
+            subtests.test(value),
+            pytest.raises(UserError, match=r"x86-avx2.toml: .*host.features"),
+        ):
+            Target.load("x86-avx2")
 
 
-@pytest.mark.parametrize("value", [1, 3, 30])
-def test_a_vector_holds_whole_floats(edit: Edit, value: int) -> None:
-    edit(r"^bytes = .*$", f"bytes = {value}")
-    with pytest.raises(UserError, match=r"x86-avx2.toml: key 'vector.bytes'"):
-        Target.load("x86-avx2")
+def test_a_vector_holds_whole_floats(edit: Edit, subtests: pytest.Subtests) -> None:
+    for value in (1, 3, 30):
+        edit(r"^bytes = .*$", f"bytes = {value}")
+        with (
+            subtests.test(bytes=value),
+            pytest.raises(UserError, match=r"x86-avx2.toml: .*vector.bytes"),
+        ):
+            Target.load("x86-avx2")
 
 
 def test_file_that_is_not_text_is_named(folder: Path) -> None:
@@ -231,11 +234,11 @@ def test_a_machine_loads_wherever_it_is_built(monkeypatch: pytest.MonkeyPatch) -
         assert target.missing_here() == [f"a CPU of kind {target.host.machine} (this is riscv64)"]
 
 
-@pytest.mark.parametrize("value", ["[]", "7", '"x86-avx2"', '["x86"]', "[7]", '["x86-*", "z*"]'])
-def test_broken_group_is_named(folder: Path, value: str) -> None:
-    (folder / "x86.toml").write_text(f"best_of = {value}\n")
-    with pytest.raises(UserError, match=r"x86.toml: .*best_of"):
-        Target.load("x86")
+def test_broken_group_is_named(folder: Path, subtests: pytest.Subtests) -> None:
+    for value in ("[]", "7", '"x86-avx2"', '["x86"]', "[7]", '["x86-*", "z*"]'):
+        (folder / "x86.toml").write_text(f"best_of = {value}\n")
+        with subtests.test(value), pytest.raises(UserError, match=r"x86.toml: .*best_of"):
+            Target.load("x86")
 
 
 def test_group_has_no_other_key(folder: Path) -> None:

@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 import tvm
-from conftest import machines, skip_if_not_runnable
+from conftest import machines
 
 from mnv2_tvm.data import data_folder
 from mnv2_tvm.kernels import schedule_class
+from mnv2_tvm.layer import Layer
 from mnv2_tvm.model import Architecture
 from mnv2_tvm.network import SourceNetwork
 from mnv2_tvm.numbers import TOLERANCE
@@ -23,11 +24,27 @@ from mnv2_tvm.target import Target
 
 COMMAND = "python -m mnv2_tvm.tune --log-dir tuning_logs --target"
 FILES = sorted(data_folder("tuning_logs").glob(f"*/{RECORDS}"))
-LINES = [
-    pytest.param(path.parent.name, line, id=f"{path.parent.name}-{number}")
-    for path in FILES
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1)
-]
+each_file = pytest.mark.parametrize("path", FILES, ids=lambda path: path.parent.name)
+
+
+def records_of(path: Path) -> list[Record]:
+    """Not one line may be broken: `TuningLog.records` would only skip it."""
+    lines = path.read_text(encoding="utf-8").splitlines()
+    return [Record.from_json(json.loads(line)) for line in lines]
+
+
+def tuned_layers() -> list[Any]:
+    """(target, layer) for each with a schedule; one skip for a target that this host cannot run."""
+    parameters = []
+    for path in FILES:
+        target = Target.load(path.parent.name)
+        if lacking := target.missing_here():
+            skip = pytest.mark.skip(reason=f"{target.name} needs {', '.join(lacking)}")
+            parameters.append(pytest.param(path, None, id=target.name, marks=skip))
+            continue
+        layers = dict.fromkeys(r.layer for r in records_of(path) if r.schedule is not None)
+        parameters += [pytest.param(path, lay, id=f"{target.name}-{lay.name}") for lay in layers]
+    return parameters
 
 
 @functools.cache
@@ -37,19 +54,12 @@ def layer_names() -> set[str]:
     return {layer.name for layer in network_layers(module) + network_blocks(module)}
 
 
-def record_of(line: str) -> Record:
-    """Not one line may be broken: `TuningLog.records` would only skip it."""
-    table: dict[str, Any] = json.loads(line)
-    return Record.from_json(table)
-
-
 @pytest.mark.parametrize("target_name", ["x86-avx2", "x86-avx512"])
 def test_records_cover_the_network(target_name: str) -> None:
     """Every layer and every block of it has one of its own."""
     path = data_folder("tuning_logs") / target_name / RECORDS
     assert path.is_file(), f"run {COMMAND} {target_name}"
-    records = [record_of(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    tuned = {record.layer.name for record in records if record.threads == 1}
+    tuned = {record.layer.name for record in records_of(path) if record.threads == 1}
     assert layer_names() - tuned == set()
 
 
@@ -57,41 +67,43 @@ def test_logs_are_of_targets() -> None:
     assert {path.parent.name for path in FILES} <= set(machines())
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: path.parent.name)
+@each_file
 def test_one_record_for_each_layer_thread_count_and_cpu(path: Path) -> None:
-    records = [record_of(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    keys = [record.key for record in records]
+    keys = [record.key for record in records_of(path)]
     assert keys == sorted(set(keys))
 
 
-@pytest.mark.parametrize(("target_name", "line"), LINES)
-def test_record_is_current(target_name: str, line: str) -> None:
-    record, target = record_of(line), Target.load(target_name)
-    if record.schedule is None:  # a block that is faster layer by layer
-        assert record.layer.parts != (record.layer,)
-        return
-    space = schedule_class(record.layer).space(record.layer, target)
-    assert record.schedule in space, f"stale: run {COMMAND} {target_name}"
+@each_file
+def test_records_are_current(path: Path) -> None:
+    """And a block without a schedule, faster layer by layer, has layers that are tuned."""
+    target = Target.load(path.parent.name)
+    decisions = Decisions.load(target, 1)
+    for record in records_of(path):
+        layer = record.layer
+        if record.schedule is None:
+            assert layer.parts != (layer,), layer.name
+            assert all(decisions.source(part) != "default" for part in layer.parts), layer.name
+            continue
+        space = schedule_class(layer).space(layer, target)
+        assert record.schedule in space, f"{layer.name} is stale: run {COMMAND} {target.name}"
 
 
-@pytest.mark.parametrize(("target_name", "line"), LINES)
-def test_record_says_where_it_comes_from(target_name: str, line: str) -> None:
-    record = record_of(line)
-    assert record.provenance["cpu"]
-    assert re.fullmatch(r"20\d\d-\d\d-\d\d", record.provenance["date"])
-    assert record.provenance["apache-tvm"] == tvm.__version__
-    low, middle, high = record.samples_us
-    assert 0 < low <= middle == record.median_us <= high
-    assert 0 <= record.max_error <= TOLERANCE
+@each_file
+def test_records_say_where_they_come_from(path: Path) -> None:
+    for record in records_of(path):
+        assert record.provenance["cpu"], record.key
+        assert re.fullmatch(r"20\d\d-\d\d-\d\d", record.provenance["date"]), record.key
+        assert record.provenance["apache-tvm"] == tvm.__version__, record.key
+        low, middle, high = record.samples_us
+        assert 0 < low <= middle == record.median_us <= high, record.key
+        assert 0 <= record.max_error <= TOLERANCE, record.key
 
 
-@pytest.mark.parametrize(("target_name", "line"), LINES)
-def test_record_gives_the_numbers_of_torch(target_name: str, line: str, tmp_path: Path) -> None:
-    record, target = record_of(line), Target.load(target_name)
-    skip_if_not_runnable(target)
-    layer, schedule = record.layer, record.schedule
-    if schedule is None:  # its layers have records of their own
-        assert all(Decisions.load(target, 1).source(part) != "default" for part in layer.parts)
-        return
-    library = build_candidate(layer, schedule, target, tmp_path / "record.so")
-    assert measure_candidate(layer, schedule, library).max_error <= TOLERANCE
+@pytest.mark.parametrize(("path", "layer"), tuned_layers())
+def test_records_give_the_right_numbers(path: Path, layer: Layer, tmp_path: Path) -> None:
+    target = Target.load(path.parent.name)
+    schedules = {record.schedule for record in records_of(path) if record.layer == layer} - {None}
+    assert schedules
+    for number, schedule in enumerate(schedules):
+        library = build_candidate(layer, schedule, target, tmp_path / f"record{number}.so")
+        assert measure_candidate(layer, schedule, library).max_error <= TOLERANCE, str(schedule)

@@ -2,15 +2,13 @@
 
 import json
 import subprocess
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from conftest import TINY, machines, run_python
+from conftest import TINY, ended, machines
 from elftools.elf.elffile import ELFFile
 
-from mnv2_tvm import cli
 from mnv2_tvm.bench import bench_via
 from mnv2_tvm.bench import main as bench_main
 from mnv2_tvm.build import build_program
@@ -49,14 +47,19 @@ def run(path: Path, *words: str) -> Done:
     )
 
 
-@pytest.mark.parametrize("name", machines())
-def test_the_program_of_every_target_is_static_and_fits_large_pages(
+def targets_of_each_triple() -> list[str]:
+    """A machine for each triple that programs are linked for; "" is that of microcontrollers."""
+    return list({Target.load(name).link.program_triple: name for name in machines()}.values())
+
+
+@pytest.mark.parametrize("name", targets_of_each_triple())
+def test_the_program_of_every_triple_is_static_and_fits_large_pages(
     name: str, source: SourceNetwork, tmp_path: Path
 ) -> None:
     """Some ARM servers have kernels with pages of 64 KiB."""
     target = Target.load(name)
     if target.microcontroller is not None:
-        with pytest.raises(UserError, match="it has no operating system"):
+        with pytest.raises(UserError, match=name):
             build_program(target, source, tmp_path / "new" / "program")
         return
     build_program(target, source, tmp_path / "new" / "program")
@@ -89,19 +92,14 @@ def test_what_it_prints(program: tuple[Path, Manifest]) -> None:
     assert manifest.weight_bytes < table["peak_rss_bytes"] < manifest.weight_bytes + 8 * 2**20
 
 
-@pytest.mark.parametrize(
-    "words",
-    [
+def test_a_wrong_option_ends_with_the_usage(program: tuple[Path, Manifest]) -> None:
+    for words in (
         *(["--runs"], ["--runs", "0"], ["--runs", "x"], ["--runs", "3x"], ["--runs", ""]),
         *(["--threads", "65"], ["--warmup", "-1"], ["--deadline", "0"], ["7"], ["--help"]),
-    ],
-)
-def test_a_wrong_option_ends_with_the_usage(
-    program: tuple[Path, Manifest], words: list[str]
-) -> None:
-    done = run(program[0], *words)
-    assert done.returncode == 2 and not done.stdout
-    assert done.stderr.startswith("usage: mnv2_bench [--runs N]")
+    ):
+        done = run(program[0], *words)
+        assert done.returncode == 2 and not done.stdout, words
+        assert done.stderr.startswith("usage: mnv2_bench [--runs N]"), words
 
 
 def test_a_deadline(program: tuple[Path, Manifest]) -> None:
@@ -143,12 +141,14 @@ def test_a_difference_that_is_no_number_is_wrong(
     assert done.returncode == 1 and "relative error inf" in done.stderr
 
 
-def test_the_command_line_writes_it(here: Target, tmp_path: Path) -> None:
+def test_the_command_line_writes_it(
+    here: Target, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     path = tmp_path / "out" / "mnv2_bench"
     words = f"--target {here.name} --width 0.35 --resolution 32 --classes 10 --threads 2"
-    done = run_python("-m", "mnv2_tvm.bench", *words.split(), "--program", path)
-    assert done.returncode == 0, done
-    assert str(path) in done.stdout
+    code, said, errors = ended(capsys, bench_main, *words.split(), "--program", path)
+    assert code == 0, errors
+    assert str(path) in said
     assert json.loads(run(path, "--runs", "1").stdout)["threads"] == 2
 
 
@@ -171,68 +171,52 @@ def test_a_target_without_an_operating_system(
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize(
-    ("words", "match"),
-    [
-        ("--via ssh:a", "name what it is with --target"),
-        ("--target host --tracker h:1", "name what it is with --target"),
-        ("--library out --via ssh:a", "give --target NAME"),
-        ("--library out --program p", "give --target NAME"),
-        ("--target rasp4 --via ssh:a --tracker 1:1", "two ways"),
-        ("--target rasp4 --via nowhere", "--via takes"),
-        ("--target host --runner qemu", "--runner goes with --via"),
-        ("--target rasp4 --via ssh:a --runner 'a", "--runner ''a': No closing quotation"),
-        ("--target rasp4 --via ssh:a --program p", "--via measures, and --program only writes"),
-        ("--target host --per-layer --program p", "--per-layer measures"),
-        ("--target host --json out.json --program p", "--json measures"),
-    ],
-)
-def test_options_of_bench_that_do_not_go_together(
-    words: str, match: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    with pytest.raises(SystemExit) as end:
-        cli.run_verb(bench_main, words.split())
-    assert end.value.code == 1
-    assert match in capsys.readouterr().err
+def test_options_that_do_not_go_together(capsys: pytest.CaptureFixture[str]) -> None:
+    of_bench = [
+        ("--via ssh:a", "--target"),
+        ("--target host --tracker h:1", "--target"),
+        ("--library out --via ssh:a", "--target NAME"),
+        ("--library out --program p", "--target NAME"),
+        ("--target rasp4 --via ssh:a --tracker 1:1", "--tracker"),
+        ("--target rasp4 --via nowhere", "--via"),
+        ("--target host --runner qemu", "--runner"),
+        ("--target rasp4 --via ssh:a --runner 'a", "--runner ''a'"),
+        ("--target rasp4 --via ssh:a --program p", "--program"),
+        ("--target host --per-layer --program p", "--per-layer"),
+        ("--target host --json out.json --program p", "--json"),
+    ]
+    of_tune = [
+        ("--target rasp4 --via ssh:a --tracker h:1", "--tracker"),
+        ("--target rasp4 --via usb", "--via"),
+        ("--via ssh:a", "--target"),
+        ("--tracker h:1", "--target"),
+    ]
+    for main, cases in ((bench_main, of_bench), (tune_main, of_tune)):
+        for words, named in cases:
+            code, _, errors = ended(capsys, main, *words.split())
+            assert code == 1, words
+            assert errors.startswith("error: ") and named in errors, (words, errors)
 
 
-@pytest.mark.parametrize(
-    ("words", "match"),
-    [
-        ("--target rasp4 --via ssh:a --tracker h:1", "two ways"),
-        ("--target rasp4 --via usb", "--via takes"),
-        ("--via ssh:a", "name what it is with --target"),
-        ("--tracker h:1", "name what it is with --target"),
-    ],
-)
-def test_options_of_tune_that_do_not_go_together(
-    words: str, match: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    with pytest.raises(SystemExit) as end:
-        cli.run_verb(tune_main, words.split())
-    assert end.value.code == 1
-    assert match in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(
-    "damage",
-    [
-        lambda text: "",
-        lambda text: "{}",
-        lambda text: text[:100],
-        lambda text: text.replace('"times_ms": [', '"times_ms": ["a", '),
-        lambda text: text.replace('"times_ms": [', '"times_ms": [-1, '),
-        lambda text: text.replace("f32-stem", "f32-other"),
-        lambda text: text.replace('"threads"', '"shreds"'),
-        lambda text: "[" + text + "]",
-    ],
-)
-def test_a_report_is_checked(program: tuple[Path, Manifest], damage: Callable[[str], str]) -> None:
+def test_a_report_is_checked(program: tuple[Path, Manifest], subtests: pytest.Subtests) -> None:
     path, manifest = program
     text = run(path, "--runs", "2", "--warmup", "0", "--per-layer").stdout
-    assert damage(text) != text
-    with pytest.raises(DeviceError, match="board printed no report of mnv2_bench"):
-        Report.read(damage(text), manifest, "board")
+    for damaged in (
+        "",
+        "{}",
+        text[:100],
+        text.replace('"times_ms": [', '"times_ms": ["a", '),
+        text.replace('"times_ms": [', '"times_ms": [-1, '),
+        text.replace("f32-stem", "f32-other"),
+        text.replace('"threads"', '"shreds"'),
+        "[" + text + "]",
+    ):
+        assert damaged != text
+        with (
+            subtests.test(damaged),
+            pytest.raises(DeviceError, match=r"^board .* mnv2_bench"),
+        ):
+            Report.read(damaged, manifest, "board")
 
 
 def told(text: str, target: str = "rasp4") -> dict[str, object]:
