@@ -17,6 +17,7 @@ from typing import Any
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
+import without_torch  # noqa: F401  first: it decides who has torch
 from device_boards import SHORT_S, ready_tracker, wait_for_boards
 from small_search import GLOB, SMALL, TRIALS, Tuned
 

@@ -24,7 +24,7 @@ MODULE = SourceNetwork.make(SMALL, None, 0).relax()
 LAYERS, BLOCKS = network_layers(MODULE), network_blocks(MODULE)
 GLOB = "f32-*conv-*1x1x336*"  # depthwise, linear and residual
 SEARCHED = {layer for layer in LAYERS if fnmatchcase(layer.name, GLOB)}
-TRIALS = 6
+TRIALS = 4
 HERE = Machine.here()
 
 

@@ -24,6 +24,7 @@ from small_search import (
     parsed,
     trials_of,
 )
+from without_torch import NO_TORCH
 
 import mnv2_tvm
 from mnv2_tvm.search.records import TuningLog
@@ -55,7 +56,7 @@ class Session:
         scratch.mkdir()
         command = [sys.executable, "-m", "mnv2_tvm.tune", "--target", target.name, *SIZE]
         options = ["--layer", GLOB, "--trials", str(TRIALS), "--log-dir", str(log_dir)]
-        package = str(Path(mnv2_tvm.__file__).parents[1])
+        package = os.pathsep.join([NO_TORCH, str(Path(mnv2_tvm.__file__).parents[1])])
         with output.open("wb") as stream:
             process = subprocess.Popen(
                 [*command, *options],
