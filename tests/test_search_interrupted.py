@@ -18,7 +18,6 @@ from small_search import (
     SIZE,
     SMALL,
     TRIALS,
-    Tuned,
     assert_nothing_twice,
     lines_of,
     parsed,
@@ -29,7 +28,7 @@ from without_torch import NO_TORCH
 import mnv2_tvm
 from mnv2_tvm.search.records import TuningLog
 from mnv2_tvm.target import Target
-from mnv2_tvm.tune import tune
+from mnv2_tvm.tune import TuneReport, tune
 
 _PATIENCE_S = 240.0  # for what must happen soon; a loaded machine may take its time
 
@@ -99,10 +98,21 @@ class Session:
             time.sleep(0.05)
 
 
-def test_killed_search_goes_on(here: Target, tmp_path: Path) -> None:
-    log_dir = tmp_path / "logs"
-    log = TuningLog.of(here, log_dir)
-    session = Session.start(here, log_dir, tmp_path)
+@dataclass(frozen=True)
+class Resumed:
+    """A search that was killed, and went on to its end."""
+
+    log_dir: Path
+    kept: list[str]  # lines of the log when it was killed
+    report: TuneReport
+
+
+@pytest.fixture(scope="module")
+def resumed(here: Target, tmp_path_factory: pytest.TempPathFactory) -> Resumed:
+    """Do not change its logs: copy the folder."""
+    folder = tmp_path_factory.mktemp("killed")
+    log = TuningLog.of(here, folder / "logs")
+    session = Session.start(here, folder / "logs", folder)
     session.wait_for(lambda: len(lines_of(log)) >= 4)
     assert session.kill(signal.SIGKILL) == -signal.SIGKILL
     session.assert_empty()
@@ -110,25 +120,29 @@ def test_killed_search_goes_on(here: Target, tmp_path: Path) -> None:
     assert 4 <= len(kept) < trials_of(here, TRIALS).total()
     assert_nothing_twice(parsed(kept))
     assert log.records() == []
+    report = tune(here, SMALL, layer=GLOB, trials=TRIALS, log_dir=folder / "logs")
+    return Resumed(folder / "logs", kept, report)
 
-    report = tune(here, SMALL, layer=GLOB, trials=TRIALS, log_dir=log_dir)
-    assert lines_of(log)[: len(kept)] == kept
+
+def test_killed_search_goes_on(here: Target, resumed: Resumed) -> None:
+    log = TuningLog.of(here, resumed.log_dir)
+    assert lines_of(log)[: len(resumed.kept)] == resumed.kept
     measurements = log.measurements()
     assert_nothing_twice(measurements)
     assert Counter(m.layer for m in measurements) == trials_of(here, TRIALS)
-    assert report.tally.measured == len(measurements) - len(kept)
+    assert resumed.report.tally.measured == len(measurements) - len(resumed.kept)
     assert {record.layer for record in log.records()} == SEARCHED
 
 
 @pytest.mark.parametrize("when", ["children start", "candidates", "network"])
 @pytest.mark.usefixtures("quit_by_interrupt")
 def test_interrupted_search_keeps_its_measurements(
-    here: Target, tuned: Tuned, tmp_path: Path, when: str
+    here: Target, resumed: Resumed, tmp_path: Path, when: str
 ) -> None:
     log_dir = tmp_path / "logs"
     log = TuningLog.of(here, log_dir)
     if when == "network":  # all candidates are known, so it starts with the last pass
-        shutil.copytree(tuned.log_dir, log_dir)
+        shutil.copytree(resumed.log_dir, log_dir)
     session = Session.start(here, log_dir, tmp_path)
     conditions: dict[str, Callable[[], bool]] = {
         "children start": lambda: len(session.living()) >= 3,
