@@ -66,7 +66,7 @@ def test_a_board_tries_often_enough_for_a_tracker_that_was_away_for_a_minute(
             listeners.append(socket.create_server(("127.0.0.1", port)))
 
     monkeypatch.setattr("mnv2_tvm.device.board.connection.time.sleep", sleep)
-    connect_patiently("tracker", ("127.0.0.1", port)).close()
+    connect_patiently(("127.0.0.1", port)).close()
     listeners[0].close()
     assert max(pauses) <= 5
     assert len(capsys.readouterr().out.splitlines()) < 7
