@@ -3,6 +3,7 @@
 import json
 import signal
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import mnv2_tvm
 from mnv2_tvm import cli
 from mnv2_tvm.errors import UserError
 from mnv2_tvm.layer import Layer
@@ -30,6 +32,14 @@ from runners import ONE_THREAD, OURS, PEERS
 from serve import time_runs
 
 NOWHERE = Path("no-venv/bin/python")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def peers_have_torch() -> Iterator[None]:
+    """The processes of the peers: torch is one of them, and others are made from it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(Path(mnv2_tvm.__file__).parents[1]))
+        yield
 
 
 @pytest.fixture(scope="module")
