@@ -77,8 +77,8 @@ class SourceNetwork:
 
     def relax(self, dtype: str = "float32") -> Any:
         """The Relax module, BatchNorm folded; what it computes with is of `dtype`."""
-        params = fold_batch_norm(self.state, self.architecture)
-        return relax_module(self.architecture, params, dtype)
+        params = fold_batch_norm(self.state, self.architecture, dtype=dtype)
+        return relax_module(self.architecture, params)
 
     def images(self, seed: int) -> Floats:
         """A seeded random input [n, y, x, 3] of the spread that normalised images have."""

@@ -97,10 +97,7 @@ def test_weights_lie_aligned_apart_and_as_the_kernels_read_them(
     architecture: Architecture, fused: bool
 ) -> None:
     steps, blob = steps_of(architecture, fused)
-    params = iter(
-        array.astype(np.float32)
-        for array in fold_batch_norm(network_of(architecture).state, architecture).values()
-    )
+    params = iter(fold_batch_norm(network_of(architecture).state, architecture).values())
     end = 0
     for step in steps:
         assert (step.weights == ()) == (step.layer.operator == "avgpool")

@@ -16,27 +16,29 @@ def fold_batch_norm(
     state: Mapping[str, NDArray[Any]],
     architecture: Architecture,
     epsilon: float = BATCH_NORM_EPSILON,
-) -> dict[str, NDArray[np.float64]]:
+    dtype: str = "float32",
+) -> dict[str, NDArray[np.floating]]:
     """The weight and bias of every convolution with its BatchNorm folded in.
 
     `state` has torchvision's keys. The result has `NAME.weight` in torch's layout [out, in, k, k]
-    ([classes, in] for the classifier) and `NAME.bias` [out] for each `Convolution.name`. All in
-    float64: whoever takes it rounds once.
+    ([classes, in] for the classifier) and `NAME.bias` [out] for each `Convolution.name`. Folded
+    in float64 and rounded once, to `dtype`.
 
     Source: Jacob et al. 2017, https://arxiv.org/abs/1712.05877, Section 3.2.
     """
-    params: dict[str, NDArray[np.float64]] = {}
-    double = {key: array.astype(np.float64) for key, array in state.items()}
+    params: dict[str, NDArray[np.floating]] = {}
     for conv in architecture.convolutions():
-        weight = double[f"{conv.name}.weight"]
+        weight = state[f"{conv.name}.weight"].astype(np.float64)
         if conv.norm is None:
-            bias = double[f"{conv.name}.bias"]
+            bias = state[f"{conv.name}.bias"].astype(np.float64)
         else:
-            scale = double[f"{conv.norm}.weight"] / np.sqrt(
-                double[f"{conv.norm}.running_var"] + epsilon
-            )  # [out]
-            weight = weight * scale[:, None, None, None]
-            bias = double[f"{conv.norm}.bias"] - double[f"{conv.norm}.running_mean"] * scale
-        params[f"{conv.name}.weight"] = weight
-        params[f"{conv.name}.bias"] = bias
+            gamma, beta, mean, variance = (
+                state[f"{conv.norm}.{leaf}"].astype(np.float64)  # [out]
+                for leaf in ("weight", "bias", "running_mean", "running_var")
+            )
+            scale = gamma / np.sqrt(variance + epsilon)  # [out]
+            weight *= scale[:, None, None, None]
+            bias = beta - mean * scale
+        params[f"{conv.name}.weight"] = weight.astype(dtype)
+        params[f"{conv.name}.bias"] = bias.astype(dtype)
     return params

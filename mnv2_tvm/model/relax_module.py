@@ -13,14 +13,13 @@ from mnv2_tvm.model.convolution import Convolution
 Params = Mapping[str, NDArray[np.floating]]
 
 
-def relax_module(architecture: Architecture, params: Params, dtype: str = "float32") -> Any:
-    """An IRModule with `main(input: [n, h, w, 3]) -> [n, classes]`, all of `dtype`.
+def relax_module(architecture: Architecture, params: Params) -> Any:
+    """An IRModule with `main(input: [n, h, w, 3]) -> [n, classes]`, of the type of `params`.
 
-    `params` is the result of `fold_batch_norm`, here rounded to `dtype`. Variables bear the name
-    of their convolution.
+    `params` is the result of `fold_batch_norm`. Variables bear the name of their convolution.
     """
-    params = {name: array.astype(dtype) for name, array in params.items()}
     *convolutions, classifier = architecture.convolutions()
+    dtype = params[f"{classifier.name}.bias"].dtype.name
     builder = relax.BlockBuilder()
     image = relax.Var("input", relax.TensorType(architecture.input_shape, dtype))
     with builder.function("main", [image]):
