@@ -5,6 +5,7 @@ from math import floor, isclose
 
 import pytest
 import typer
+from conftest import ended
 from typer.testing import CliRunner
 
 import mnv2_tvm.model as model
@@ -142,7 +143,6 @@ def test_table_of_one_network() -> None:
     assert "0.8_47" in output and "1.0_224" not in output
 
 
-def test_table_of_an_impossible_network_is_refused() -> None:
-    exit_code, output = invoke("--width", "0")
-    assert exit_code == 1
-    assert output == "width 0.0 is outside 0.35 to 1.4\n"
+def test_table_of_an_impossible_network_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    code, output, errors = ended(capsys, main, "--width", "0")
+    assert (code, output, errors) == (1, "", "error: width 0.0 is outside 0.35 to 1.4\n")

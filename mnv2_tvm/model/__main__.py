@@ -7,7 +7,6 @@ from rich import box
 from rich.table import Table
 
 from mnv2_tvm import cli
-from mnv2_tvm.errors import UserError
 from mnv2_tvm.model.architecture import PUBLISHED, Architecture
 from mnv2_tvm.model.cost import cost
 
@@ -46,22 +45,18 @@ def main(
     resolution: Annotated[int | None, typer.Option(help="Height and width of the image.")] = None,
 ) -> None:
     """Print MACs, parameters and the largest tensor: of one network, or of all published."""
-    try:
-        if width is None and resolution is None:
-            architectures = [Architecture(*pair) for pair in PUBLISHED]
-        else:
-            defaults = Architecture()
-            architectures = [
-                Architecture(
-                    defaults.width if width is None else width,
-                    defaults.resolution if resolution is None else resolution,
-                )
-            ]
-    except UserError as error:
-        typer.echo(error, err=True)
-        raise typer.Exit(1) from error
+    if width is None and resolution is None:
+        architectures = [Architecture(*pair) for pair in PUBLISHED]
+    else:
+        defaults = Architecture()
+        architectures = [
+            Architecture(
+                defaults.width if width is None else width,
+                defaults.resolution if resolution is None else resolution,
+            )
+        ]
     cli.plain_console().print(cost_table(architectures))
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    cli.run_verb(main)
