@@ -17,7 +17,7 @@ from typing import Any
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
-import without_torch  # noqa: F401  first: it decides who has torch
+import without_torch  # first: it decides who has torch
 from device_boards import SHORT_S, ready_tracker, wait_for_boards
 from small_search import GLOB, SMALL, TRIALS, Tuned
 
@@ -215,7 +215,7 @@ def run_python(*arguments: str | Path, **keywords: str) -> subprocess.CompletedP
 
     `keywords` are environment variables.
     """
-    package = os.pathsep.join([str(TESTS / "no_torch"), str(Path(mnv2_tvm.__file__).parents[1])])
+    package = os.pathsep.join([without_torch.NO_TORCH, str(Path(mnv2_tvm.__file__).parents[1])])
     return subprocess.run(
         [sys.executable, *map(str, arguments)],
         env={**os.environ, "PYTHONPATH": package, **keywords},

@@ -9,7 +9,7 @@ import tvm_ffi
 from kernel_layers import SAMPLES, block_layers, each_kind, sample, tile_layers
 
 from mnv2_tvm.errors import UserError
-from mnv2_tvm.kernels import KERNELS, schedule_class
+from mnv2_tvm.kernels import KERNELS, Schedule, schedule_class
 from mnv2_tvm.layer import Layer, Operator
 from mnv2_tvm.model import Architecture
 from mnv2_tvm.network import SourceNetwork
@@ -26,11 +26,17 @@ def layers_of_networks() -> list[Layer]:
     return list(dict.fromkeys(lay for net in networks for lay in network_layers(net.relax())))
 
 
+def space_of(layer: Layer, target: Target) -> list[Schedule]:
+    """The search space of a layer: distinct points, the default among them."""
+    space = schedule_class(layer).space(layer, target)
+    assert len(set(space)) == len(space) > 0, layer.name
+    assert default_schedule(layer, target) in space, layer.name
+    return space
+
+
 def test_spaces_of_networks_hold_distinct_points_inside_the_register_file(target: Target) -> None:
     for layer in layers_of_networks():
-        space = schedule_class(layer).space(layer, target)
-        assert len(set(space)) == len(space) > 0, layer.name
-        assert default_schedule(layer, target) in space, layer.name
+        space = space_of(layer, target)
         for point in space:
             assert 0 < point.registers(layer, target) <= target.vector.registers, (layer, point)
             assert 0 < point.panel <= layer.out_channels, (layer, point)
@@ -39,9 +45,7 @@ def test_spaces_of_networks_hold_distinct_points_inside_the_register_file(target
 @each_kind
 def test_spaces_at_the_edge_hold_the_default(target: Target) -> None:
     for layer in tile_layers(target.vector.lanes):
-        space = schedule_class(layer).space(layer, target)
-        assert len(set(space)) == len(space) > 0, layer.name
-        assert default_schedule(layer, target) in space, layer.name
+        space = space_of(layer, target)
         if len(space) > 1:  # where nothing fits, the smallest tile alone is there
             most = max(p.registers(layer, target) for p in space)
             assert most <= target.vector.registers, layer.name
@@ -77,9 +81,7 @@ def test_decisions_survive_json(target: Target) -> None:
 @each_kind
 def test_spaces_of_blocks_hold_points_inside_the_register_file(target: Target) -> None:
     for layer in block_layers(target.vector.lanes):
-        space = schedule_class(layer).space(layer, target)
-        assert len(set(space)) == len(space) > 0, layer.name
-        assert default_schedule(layer, target) in space, layer.name
+        space = space_of(layer, target)
         for chunk in {p.chunk for p in space}:
             taken = [p.registers(layer, target) for p in space if p.chunk == chunk]
             # A chunk of odd channels may need more: then only its smallest tiles are there.
