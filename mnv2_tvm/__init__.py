@@ -9,9 +9,8 @@ The verbs are functions too: `from mnv2_tvm.build import build`, and so on.
 from mnv2_tvm.deploy.loader import Network, load
 from mnv2_tvm.errors import UserError
 from mnv2_tvm.homeless import import_tvm_without_home
+from mnv2_tvm.versions import __version__ as __version__
 
 import_tvm_without_home()
-
-__version__ = "0.1.0"
 
 __all__ = ["Network", "UserError", "load"]

@@ -12,7 +12,19 @@ import numpy as np
 import typer
 
 from mnv2_tvm import cli
-from mnv2_tvm.bench_result import (
+from mnv2_tvm.deploy.build import build, build_program
+from mnv2_tvm.deploy.loader import load
+from mnv2_tvm.deploy.manifest import Manifest
+from mnv2_tvm.devices.program.bench import bench_on_device
+from mnv2_tvm.devices.program.device import Device, check_options, parse_via
+from mnv2_tvm.devices.rpc.remote_bench import BoardTimes, bench_on_board
+from mnv2_tvm.devices.rpc.session import Address
+from mnv2_tvm.devices.rpc.tracker import parse_address
+from mnv2_tvm.errors import UserError
+from mnv2_tvm.files import scratch_folder, write_whole
+from mnv2_tvm.host import crowd_warning, this_host
+from mnv2_tvm.host_target import HOST
+from mnv2_tvm.measure.bench_result import (
     BenchResult,
     Latency,
     layer_table,
@@ -20,26 +32,14 @@ from mnv2_tvm.bench_result import (
     rate_warnings,
     summary,
 )
-from mnv2_tvm.build import build, build_program
-from mnv2_tvm.check import check_library
-from mnv2_tvm.deploy.loader import load
-from mnv2_tvm.deploy.manifest import Manifest
-from mnv2_tvm.device.remote_bench import BoardTimes, bench_on_board
-from mnv2_tvm.device.session import Address
-from mnv2_tvm.device.tracker import parse_address
-from mnv2_tvm.errors import UserError
-from mnv2_tvm.files import scratch_folder, write_whole
-from mnv2_tvm.host import crowd_warning, this_host
-from mnv2_tvm.host_target import HOST
-from mnv2_tvm.memory import measure_in_child
+from mnv2_tvm.measure.check import check_library
+from mnv2_tvm.measure.memory import measure_in_child
+from mnv2_tvm.measure.peak import PeakProbe
 from mnv2_tvm.model import Architecture
-from mnv2_tvm.network import SourceNetwork
-from mnv2_tvm.peak import PeakProbe
-from mnv2_tvm.search.records import Decisions
+from mnv2_tvm.model.source import SourceNetwork
+from mnv2_tvm.records.decisions import Decisions
 from mnv2_tvm.target import Target
 from mnv2_tvm.versions import versions
-from mnv2_tvm.via.bench import bench_on_device
-from mnv2_tvm.via.device import Device, check_options, parse_via
 
 _PLAIN_COLUMNS = 100  # of a table that goes into a file or a pipe
 _MOST_RUNS = 1_000_000  # as mnv2_bench takes them

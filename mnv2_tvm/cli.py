@@ -249,7 +249,7 @@ def main() -> None:
         usage = f"usage: mnv2-tvm VERB [OPTIONS]; verbs: {', '.join(VERBS)}"
         print(f"{usage}\nmnv2-tvm VERB --help explains one.", file=None if asked else sys.stderr)
         sys.exit(0 if asked else 2)
-    name = f"{verb}.__main__" if verb in ("model", "device") else verb
+    name = f"{verb}.__main__" if verb == "model" else verb
     sys.argv[:2] = [f"mnv2-tvm {verb}"]
     module = importlib.import_module(f"mnv2_tvm.{name}")
     run_verb(module.main, verbs=getattr(module, "VERBS", None))

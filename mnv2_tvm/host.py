@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
 
-from mnv2_tvm.device.board.info import cpuinfo_fields
+from mnv2_tvm.devices.board.info import cpuinfo_fields
 
 CPUINFO = Path("/proc/cpuinfo")
 

@@ -5,18 +5,53 @@ Of the others, which are for any CPU that has their features, the one that asks 
 """
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import Protocol, TypeVar
 
 from mnv2_tvm.errors import UserError
 from mnv2_tvm.host import Host
 
-if TYPE_CHECKING:  # that module calls this one
-    from mnv2_tvm.target import Target
-
 HOST = "host"  # the group of all machines, and `--target` where it is not given
 
 
-def choose(group: str, targets: Sequence["Target"], host: Host, core: str) -> tuple["Target", str]:
+class Needs(Protocol):
+    """What a target asks of a machine."""
+
+    @property
+    def machine(self) -> str:
+        """As `uname -m` says."""
+
+    @property
+    def features(self) -> tuple[str, ...]:
+        """Of the CPU."""
+
+    @property
+    def cpus(self) -> tuple[str, ...]:
+        """LLVM's names of those it is for; none: for any."""
+
+    @property
+    def libc(self) -> str | None:
+        """The C library; None: whichever is there."""
+
+
+class Choosable(Protocol):
+    """What a target is, as far as it is chosen."""
+
+    @property
+    def name(self) -> str:
+        """Of its file."""
+
+    @property
+    def host(self) -> Needs:
+        """What it needs."""
+
+    def missing_on(self, host: Host) -> list[str]:
+        """What `host` lacks of that."""
+
+
+T = TypeVar("T", bound=Choosable)
+
+
+def choose(group: str, targets: Sequence[T], host: Host, core: str) -> tuple[T, str]:
     """The target that suits `host` best, whose CPU LLVM calls `core`, and a clause that says why.
 
     Raises UserError where the host can run none of them.
@@ -42,11 +77,11 @@ def choose(group: str, targets: Sequence["Target"], host: Host, core: str) -> tu
     return best, why
 
 
-def _features(target: "Target") -> int:
+def _features(target: Choosable) -> int:
     return len(target.host.features)
 
 
-def _of_this_kind(target: "Target", host: Host) -> bool:
+def _of_this_kind(target: Choosable, host: Host) -> bool:
     """Whether only the CPU's features are left to ask for."""
     return not host.missing(target.host.machine, (), target.host.libc)
 
@@ -56,7 +91,7 @@ def _listed(words: Sequence[str]) -> str:
     return " and ".join(filter(None, (", ".join(words[:-1]), words[-1]))) if words else "no feature"
 
 
-def _needs(targets: Sequence["Target"], host: Host) -> str:
+def _needs(targets: Sequence[Choosable], host: Host) -> str:
     """What each of them needs that is not here; of other machines than this one, in short."""
     told = [
         f"{target.name} needs {', '.join(target.missing_on(host) or target.host.cpus)}"

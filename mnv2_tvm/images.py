@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from mnv2_tvm.deploy.loader import Floats
 from mnv2_tvm.errors import UserError
+from mnv2_tvm.numbers import Floats
 from mnv2_tvm.picture import FORMATS as FORMATS
 from mnv2_tvm.picture import MAX_BYTES, Picture, decode, pillow
 from mnv2_tvm.untrusted import open_file

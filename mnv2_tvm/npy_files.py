@@ -6,9 +6,9 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from mnv2_tvm.deploy.loader import Floats
 from mnv2_tvm.errors import UserError, printable
 from mnv2_tvm.files import write_whole
+from mnv2_tvm.numbers import Floats
 from mnv2_tvm.untrusted import open_file
 
 _HEADER_BYTES = 10_000  # numpy's own limit for what it parses as Python

@@ -1,8 +1,12 @@
 """Whether numbers are right: the one comparison of all checks, and what it allows."""
 
+from typing import Any
+
 import numpy as np
 
 from mnv2_tvm.errors import UserError
+
+Floats = np.ndarray[Any, np.dtype[np.float32]]
 
 TOLERANCE = 1e-4  # relative error that summing in another order cannot reach
 

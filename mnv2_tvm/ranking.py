@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mnv2_tvm.deploy.loader import Floats
+from mnv2_tvm.numbers import Floats
 
 
 @dataclass(frozen=True)

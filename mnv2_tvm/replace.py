@@ -29,12 +29,12 @@ import msgspec
 
 from mnv2_tvm.errors import UserError
 from mnv2_tvm.files import PREFIX, file_sha256, scratch_folder
+from mnv2_tvm.folder_lock import folder_lock
 from mnv2_tvm.untrusted import decode_json, printable, read_bytes
 
 JOURNAL = f"{PREFIX}replacing"
 
 _PLAN, _OLD = "plan.json", "old"  # in the journal
-_PATIENCE_S = 30.0  # for another process that replaces or reads
 _DEAD_S = 60.0  # age of a journal, on a file system that has no locks
 
 Written = Callable[[Path], Mapping[str, str]]
@@ -57,11 +57,11 @@ def replacing(output: Path, written: Written, names: Collection[str] = ()) -> It
         with scratch_folder(folder) as scratch:
             new = scratch / "new"
             new.mkdir()
-            with _locked(folder, fcntl.LOCK_EX) as locked:
+            with folder_lock(folder, fcntl.LOCK_EX) as locked:
                 _recover(folder, locked)
                 _check(folder, output, written(output), names)
             yield new
-            with _locked(folder, fcntl.LOCK_EX) as locked:
+            with folder_lock(folder, fcntl.LOCK_EX) as locked:
                 _recover(folder, locked)
                 _replace(folder, output, written(output), scratch)
     finally:
@@ -77,12 +77,12 @@ def reading(output: Path) -> Iterator[None]:
     Nothing is done where there is no such folder. Raises UserError where it cannot be mended.
     """
     while True:
-        with _locked(output, fcntl.LOCK_SH):
+        with folder_lock(output, fcntl.LOCK_SH):
             if not _is_left(output):
                 yield
                 return
         try:
-            with _locked(output, fcntl.LOCK_EX) as locked:
+            with folder_lock(output, fcntl.LOCK_EX) as locked:
                 _recover(output, locked)
         except OSError as error:
             raise UserError(
@@ -250,42 +250,6 @@ def is_inside(path: str) -> bool:
     pure = Path(path)
     shortest = path == str(pure) and path.isprintable() and bool(pure.name)
     return shortest and not pure.is_absolute() and ".." not in pure.parts
-
-
-@contextmanager
-def _locked(folder: Path, kind: int) -> Iterator[bool]:
-    """Hold the lock of a folder; False where there is no folder, or it cannot have one.
-
-    Raises UserError where another process keeps it.
-    """
-    try:
-        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    except OSError:
-        yield False
-        return
-    try:
-        yield _lock(handle, kind, folder)
-    finally:
-        with suppress(OSError):  # also for a fork that has it
-            fcntl.flock(handle, fcntl.LOCK_UN)
-        os.close(handle)
-
-
-def _lock(handle: int, kind: int, folder: Path) -> bool:
-    deadline = time.monotonic() + _PATIENCE_S
-    while True:
-        try:
-            fcntl.flock(handle, kind | fcntl.LOCK_NB)
-            return True
-        except BlockingIOError as error:
-            if time.monotonic() > deadline:
-                raise UserError(
-                    f"another process has been busy with {folder} for {_PATIENCE_S:.0f} s; "
-                    "try again"
-                ) from error
-        except OSError:
-            return False
-        time.sleep(0.01)
 
 
 def _resolved(output: Path) -> Path:

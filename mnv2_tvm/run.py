@@ -13,18 +13,19 @@ import typer
 from rich.progress import track
 
 from mnv2_tvm.cli import State, plain_console, run_verb, tell
-from mnv2_tvm.deploy.loader import Floats, load
 from mnv2_tvm.deploy.loader import Network as LocalNetwork
+from mnv2_tvm.deploy.loader import load
 from mnv2_tvm.deploy.manifest import Manifest
-from mnv2_tvm.device.remote_network import RemoteNetwork
-from mnv2_tvm.device.session import Address, Session
-from mnv2_tvm.device.tracker import parse_address
+from mnv2_tvm.devices.rpc.remote_network import RemoteNetwork
+from mnv2_tvm.devices.rpc.session import Address, Session
+from mnv2_tvm.devices.rpc.tracker import parse_address
 from mnv2_tvm.errors import UserError, printable
 from mnv2_tvm.host import crowd_warning
 from mnv2_tvm.image_files import STDIN, Found, find_images, read_stdin
 from mnv2_tvm.images import load_image
 from mnv2_tvm.labels import read_labels
 from mnv2_tvm.npy_files import read_input, write_output
+from mnv2_tvm.numbers import Floats
 from mnv2_tvm.ranking import rank
 
 _BAR_FROM = 10  # images
@@ -223,8 +224,8 @@ def _check_by(
     folder: Path, weights: Path | None, state: str | None, top: int
 ) -> Callable[[Floats, Floats, str], str]:
     """A function of (logits, image, its path): how the reference agrees, or UserError."""
-    from mnv2_tvm import check
-    from mnv2_tvm.network import SourceNetwork
+    from mnv2_tvm.measure import check
+    from mnv2_tvm.model.source import SourceNetwork
 
     reference = SourceNetwork.of_library(Manifest.read(folder), weights, state)
     tell(reference.notes)

@@ -18,10 +18,10 @@ from mnv2_tvm.host_target import HOST
 from mnv2_tvm.kernels import Schedule, schedule_class
 from mnv2_tvm.layer import Layer
 from mnv2_tvm.model import Architecture
-from mnv2_tvm.network import SourceNetwork
+from mnv2_tvm.model.source import SourceNetwork
 from mnv2_tvm.pipeline import network_blocks, network_layers
-from mnv2_tvm.search.entries import Record
-from mnv2_tvm.search.records import Decisions
+from mnv2_tvm.records.decisions import Decisions
+from mnv2_tvm.records.entries import Record
 from mnv2_tvm.target import Target
 from mnv2_tvm.untrusted import printable
 

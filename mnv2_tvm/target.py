@@ -3,12 +3,9 @@
 Schedules take tile sizes from these facts and never read the target's name.
 """
 
-import re
 import tomllib
 from dataclasses import dataclass, is_dataclass
-from difflib import get_close_matches
 from fnmatch import fnmatchcase
-from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_type_hints
 
@@ -20,10 +17,10 @@ from mnv2_tvm.data import data_folder
 from mnv2_tvm.errors import UserError
 from mnv2_tvm.host import Host, core_name, this_host
 from mnv2_tvm.host_target import HOST, choose
+from mnv2_tvm.llvm_names import unknown_cpu, unknown_to_llvm
 from mnv2_tvm.untrusted import convert, printable, read_bytes
 
 _MAX_BYTES = 2**16  # of a file; the longest of ours has 2 kB
-_ALIASES = {"arm64": "aarch64", "amd64": "x86_64", "i686": "i386"}  # what LLVM has other names for
 
 Count = Annotated[int, Meta(ge=1, le=2**40)]
 
@@ -241,10 +238,10 @@ def _from_table(name: str, table: dict[str, Any]) -> Target:
     target: Target = convert(table | {"name": name}, Target, str(path))
     if target.vector.bytes & (target.vector.bytes - 1) or target.vector.bytes < 4:
         raise UserError(f"{path}: key 'vector.bytes' must be a power of two from 4 up")
-    if wrong := _unknown_to_llvm(target.tvm):
+    if wrong := unknown_to_llvm(target.tvm.mtriple, target.tvm.mcpu, target.tvm.mattr):
         raise UserError(f"{path}: key 'tvm.{wrong}")
     for cpu in target.host.cpus:
-        if wrong := _unknown_cpu(cpu, target.tvm.mtriple):
+        if wrong := unknown_cpu(cpu, target.tvm.mtriple):
             raise UserError(f"{path}: key 'host.cpus': {wrong}")
     return target
 
@@ -260,42 +257,3 @@ def _check_known(path: Path, prefix: str, table: Any, kind: Any) -> None:
         for inner in (hints[key], *get_args(hints[key])):
             if is_dataclass(inner):
                 _check_known(path, f"{prefix}{key}.", value, inner)
-
-
-@cache
-def _unknown_to_llvm(codegen: Codegen) -> str:
-    """A key with what is wrong with it, or nothing.
-
-    LLVM itself takes a generic CPU for one that it does not know, and crashes for a machine.
-    """
-    machine = re.sub(r"v[0-9].*", "", codegen.mtriple.partition("-")[0])
-    if _ALIASES.get(machine, machine) not in tvm.get_global_func("target.llvm_get_targets")():
-        return f"mtriple': LLVM knows no machine '{printable(codegen.mtriple)}'"
-    if wrong := _unknown_cpu(codegen.mcpu, codegen.mtriple):
-        return f"mcpu': {wrong}"
-    for word in codegen.mattr:
-        sign, name = word[:1], word[1:]
-        options = codegen.options() | {"mattr": [f"+{name}"]}
-        if not (
-            sign in ("+", "-")
-            and re.fullmatch(r"[\w.-]+", name, re.ASCII)
-            and name in _features(tvm.target.Target(options))
-        ):
-            return f"mattr': LLVM knows no feature '{printable(word)}'; give +NAME or -NAME"
-    return ""
-
-
-@cache
-def _unknown_cpu(cpu: str, triple: str) -> str:
-    """That LLVM does not know the name, and which are like it, or nothing."""
-    if tvm.get_global_func("target.llvm_is_valid_cpu")(cpu, triple):
-        return ""
-    plain = tvm.target.Target({"kind": "llvm", "mtriple": triple})
-    cpus = map(str, tvm.get_global_func("target.llvm_get_cpu_archlist")(plain))
-    close = ", ".join(get_close_matches(cpu, cpus)) or "none is like it"
-    return f"LLVM knows no CPU '{printable(cpu)}'; it knows {close}"
-
-
-def _features(codegen: Any) -> set[str]:
-    """All that a CPU has, with those that were asked for."""
-    return set(map(str, tvm.get_global_func("target.llvm_get_cpu_features")(codegen)))

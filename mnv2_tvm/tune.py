@@ -14,26 +14,27 @@ from rich.console import Console
 
 from mnv2_tvm import cli
 from mnv2_tvm.deploy.library import MAX_THREADS
-from mnv2_tvm.device.session import Address, board_info
-from mnv2_tvm.device.tracker import parse_address
-from mnv2_tvm.device.workers import pace
+from mnv2_tvm.devices.program.board import ProgramBoard
+from mnv2_tvm.devices.program.device import Device, check_options, parse_via
+from mnv2_tvm.devices.rpc.session import Address, board_info
+from mnv2_tvm.devices.rpc.tracker import parse_address
 from mnv2_tvm.errors import UserError
 from mnv2_tvm.host import crowd_warning
 from mnv2_tvm.host_target import HOST
 from mnv2_tvm.layer import Layer
+from mnv2_tvm.measure.progress import Progress
+from mnv2_tvm.measure.workers import pace
 from mnv2_tvm.model import Architecture
-from mnv2_tvm.network import SourceNetwork
+from mnv2_tvm.model.source import SourceNetwork
 from mnv2_tvm.pipeline import network_blocks, network_layers
+from mnv2_tvm.records.decisions import Decisions
+from mnv2_tvm.records.entries import Record
+from mnv2_tvm.records.machine import Machine
+from mnv2_tvm.records.tuning_log import TuningLog
 from mnv2_tvm.search.candidate_bench import Tally
-from mnv2_tvm.search.entries import Record
 from mnv2_tvm.search.in_network import RESERVE_S, InNetwork, measure_in_network
 from mnv2_tvm.search.layers import LayerSearch, known_layers, search_layers
-from mnv2_tvm.search.machine import Machine
-from mnv2_tvm.search.progress import Progress
-from mnv2_tvm.search.records import Decisions, TuningLog
 from mnv2_tvm.target import Target
-from mnv2_tvm.via.board import ProgramBoard
-from mnv2_tvm.via.device import Device, check_options, parse_via
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from mnv2_tvm.device.debian import unpack_packages
-from mnv2_tvm.device.userland import cache_folder
+from mnv2_tvm.devices.emulate.debian import unpack_packages
+from mnv2_tvm.devices.emulate.userland import cache_folder
 
 _PACKAGES = {
     "arm64": ("libc6", "libc6-dev", "musl", "musl-dev"),

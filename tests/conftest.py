@@ -26,12 +26,12 @@ from mnv2_tvm.build import build
 from mnv2_tvm.cli import run_verb
 from mnv2_tvm.data import data_folder
 from mnv2_tvm.deploy.manifest import Manifest
-from mnv2_tvm.device.emulate import LocalBoards
-from mnv2_tvm.device.session import Address
-from mnv2_tvm.device.tracker import Tracker
+from mnv2_tvm.devices.emulate.board import LocalBoards
+from mnv2_tvm.devices.rpc.session import Address
+from mnv2_tvm.devices.rpc.tracker import Tracker
 from mnv2_tvm.errors import UserError
 from mnv2_tvm.model import Architecture
-from mnv2_tvm.network import SourceNetwork
+from mnv2_tvm.model.source import SourceNetwork
 from mnv2_tvm.target import Target, target_names
 from mnv2_tvm.tune import tune
 
@@ -187,7 +187,7 @@ def address(tracker: Tracker) -> tuple[str, int]:
 @pytest.fixture
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
     """Less patience with a board that does not answer."""
-    monkeypatch.setattr("mnv2_tvm.device.session.ANSWER_S", SHORT_S)
+    monkeypatch.setattr("mnv2_tvm.measure.patience.ANSWER_S", SHORT_S)
 
 
 def ended(

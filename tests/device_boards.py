@@ -13,10 +13,10 @@ from tvm import rpc
 from tvm.rpc.base import TrackerCode
 
 from mnv2_tvm.deploy.link import compile_c, link_shared
-from mnv2_tvm.device.failure import DeviceError
-from mnv2_tvm.device.listing import summary
-from mnv2_tvm.device.session import Address as BoardAddress
-from mnv2_tvm.device.tracker import Tracker, ask, connect, start_tracker
+from mnv2_tvm.devices.rpc.listing import summary
+from mnv2_tvm.devices.rpc.session import Address as BoardAddress
+from mnv2_tvm.devices.rpc.tracker import Tracker, ask, connect, start_tracker
+from mnv2_tvm.failures import DeviceError
 from mnv2_tvm.target import Target
 
 Address = tuple[str, int]

@@ -7,7 +7,7 @@ import time
 
 from worker_jobs import hang
 
-from mnv2_tvm.device.workers import WorkerPool
+from mnv2_tvm.measure.workers import WorkerPool
 
 
 def tell() -> None:

@@ -12,7 +12,7 @@ from conftest import Built
 
 from mnv2_tvm.build import build
 from mnv2_tvm.model import Architecture
-from mnv2_tvm.network import SourceNetwork
+from mnv2_tvm.model.source import SourceNetwork
 from mnv2_tvm.numbers import relative_error
 from mnv2_tvm.target import Target
 

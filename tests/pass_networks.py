@@ -21,12 +21,12 @@ from mnv2_tvm.deploy.library import Interface, write_library
 from mnv2_tvm.deploy.loader import LIBRARY
 from mnv2_tvm.layer import Layer
 from mnv2_tvm.model import Architecture
-from mnv2_tvm.network import SourceNetwork
+from mnv2_tvm.model.source import SourceNetwork
 from mnv2_tvm.passes.fuse_layers import fuse_layers
 from mnv2_tvm.passes.list_steps import Step, list_steps
 from mnv2_tvm.passes.select_kernels import select_kernels
 from mnv2_tvm.pipeline import Compilation, network_blocks
-from mnv2_tvm.search.records import Decisions
+from mnv2_tvm.records.decisions import Decisions
 from mnv2_tvm.target import Target
 
 NETWORKS = [

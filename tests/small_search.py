@@ -6,15 +6,15 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from mnv2_tvm.device.failure import Failure, Kind
+from mnv2_tvm.failures import Failure, Kind
 from mnv2_tvm.kernels import Schedule, schedule_class
 from mnv2_tvm.layer import Layer
 from mnv2_tvm.model import Architecture
-from mnv2_tvm.network import SourceNetwork
+from mnv2_tvm.model.source import SourceNetwork
 from mnv2_tvm.pipeline import network_blocks, network_layers
-from mnv2_tvm.search.entries import Measurement
-from mnv2_tvm.search.machine import Machine
-from mnv2_tvm.search.records import MEASUREMENTS, TuningLog
+from mnv2_tvm.records.entries import Measurement
+from mnv2_tvm.records.machine import Machine
+from mnv2_tvm.records.tuning_log import MEASUREMENTS, TuningLog
 from mnv2_tvm.target import Target
 from mnv2_tvm.tune import TuneReport
 

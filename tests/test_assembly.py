@@ -5,9 +5,9 @@ import pytest
 from mnv2_tvm.assembly import InnerLoop, assembly, hot_loop, inner_loops
 from mnv2_tvm.layer import Layer
 from mnv2_tvm.model import Architecture
-from mnv2_tvm.network import SourceNetwork
+from mnv2_tvm.model.source import SourceNetwork
 from mnv2_tvm.pipeline import default_schedule, network_blocks, network_layers
-from mnv2_tvm.search.records import Decisions
+from mnv2_tvm.records.decisions import Decisions
 from mnv2_tvm.target import Target
 
 NETWORK = SourceNetwork.make(Architecture(), None, 0)

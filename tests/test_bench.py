@@ -12,17 +12,17 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-import mnv2_tvm.memory
+import mnv2_tvm.measure.memory
 from mnv2_tvm import cli
 from mnv2_tvm.bench import BenchResult, bench, layer_table, main, summary
 from mnv2_tvm.build import build
 from mnv2_tvm.deploy.manifest import Manifest
-from mnv2_tvm.device.failure import DeviceError, Kind
 from mnv2_tvm.errors import UserError
+from mnv2_tvm.failures import DeviceError, Kind
 from mnv2_tvm.host import this_host
-from mnv2_tvm.memory import measure_in_child
+from mnv2_tvm.measure.memory import measure_in_child
 from mnv2_tvm.model import Architecture, random_state
-from mnv2_tvm.network import SourceNetwork
+from mnv2_tvm.model.source import SourceNetwork
 from mnv2_tvm.target import Target
 
 TINY = Architecture(0.35, 32, classes=10)
@@ -92,7 +92,7 @@ def test_memory_is_that_of_a_process_without_compiler_and_torch(
 
 def test_a_run_needs_neither_compiler_nor_torch(library: Path) -> None:
     program = f"""
-import sys, numpy, mnv2_tvm, mnv2_tvm.memory
+import sys, numpy, mnv2_tvm, mnv2_tvm.measure.memory
 network = mnv2_tvm.load({str(library)!r})
 network(numpy.ones(network.input_shape, numpy.float32))
 print(sorted({{"tvm", "tvm_ffi", "torch"}} & sys.modules.keys()))
@@ -127,7 +127,7 @@ def test_a_child_that_hangs_or_writes_without_end_is_cut_off(
     child.write_text(f"#!/bin/sh\nexec {script}\n")
     child.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(child))
-    monkeypatch.setattr(mnv2_tvm.memory, "_DEADLINE_S", seconds)
+    monkeypatch.setattr(mnv2_tvm.measure.memory, "_DEADLINE_S", seconds)
     with pytest.raises(DeviceError, match=words) as error:
         measure_in_child(tmp_path, threads=1)
     assert error.value.kind is kind

@@ -8,10 +8,10 @@ import pytest
 from conftest import Built
 
 from mnv2_tvm.bench import BenchResult, _of_board
-from mnv2_tvm.device.failure import DeviceError
-from mnv2_tvm.device.remote_bench import BoardTimes, _check_possible
+from mnv2_tvm.devices.rpc.remote_bench import BoardTimes, _check_possible
 from mnv2_tvm.errors import UserError
-from mnv2_tvm.peak import PeakProbe
+from mnv2_tvm.failures import DeviceError
+from mnv2_tvm.measure.peak import PeakProbe
 
 
 def of_board(tiny: Built, times_ms: list[float], peak: float) -> BenchResult:

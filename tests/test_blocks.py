@@ -13,13 +13,13 @@ from mnv2_tvm.errors import UserError
 from mnv2_tvm.kernels import Schedule, schedule_class
 from mnv2_tvm.layer import Layer
 from mnv2_tvm.model import Architecture
-from mnv2_tvm.network import SourceNetwork
+from mnv2_tvm.model.source import SourceNetwork
 from mnv2_tvm.numbers import relative_error
 from mnv2_tvm.pipeline import compile_network, network_blocks, network_layers
-from mnv2_tvm.search.entries import Measurement, Record
+from mnv2_tvm.records.decisions import Decisions
+from mnv2_tvm.records.entries import Measurement, Record
 from mnv2_tvm.search.in_network import least_memory
 from mnv2_tvm.search.layers import LayerSearch
-from mnv2_tvm.search.records import Decisions
 from mnv2_tvm.search.variants import choose, likely_first, memory_savers, variants
 from mnv2_tvm.target import Target
 

@@ -10,18 +10,19 @@ from device_boards import wait_for_boards
 from mnv2_tvm import load
 from mnv2_tvm.bench import bench_remotely
 from mnv2_tvm.build import build
-from mnv2_tvm.device.remote_network import RemoteNetwork
-from mnv2_tvm.device.session import Address, Session
+from mnv2_tvm.devices.rpc.remote_network import RemoteNetwork
+from mnv2_tvm.devices.rpc.session import Address, Session
 from mnv2_tvm.errors import UserError
 from mnv2_tvm.layer import Layer
 from mnv2_tvm.model import Architecture
-from mnv2_tvm.network import SourceNetwork
+from mnv2_tvm.model.source import SourceNetwork
 from mnv2_tvm.numbers import relative_error
 from mnv2_tvm.pipeline import default_schedule
-from mnv2_tvm.search.entries import Measurement
+from mnv2_tvm.records.decisions import Decisions
+from mnv2_tvm.records.entries import Measurement
+from mnv2_tvm.records.machine import Machine
+from mnv2_tvm.records.tuning_log import TuningLog
 from mnv2_tvm.search.layers import known_layers
-from mnv2_tvm.search.machine import Machine
-from mnv2_tvm.search.records import Decisions, TuningLog
 from mnv2_tvm.target import Target
 from mnv2_tvm.tune import tune
 

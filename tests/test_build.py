@@ -17,7 +17,7 @@ from mnv2_tvm import UserError, load
 from mnv2_tvm.build import build, build_program
 from mnv2_tvm.deploy.loader import HEADER, LIBRARY
 from mnv2_tvm.deploy.manifest import Manifest
-from mnv2_tvm.network import SourceNetwork
+from mnv2_tvm.model.source import SourceNetwork
 from mnv2_tvm.numbers import relative_error
 from mnv2_tvm.replace import JOURNAL, tree_files
 from mnv2_tvm.target import Target
@@ -48,7 +48,7 @@ def test_failed_build_leaves_what_was_there(
         (folder / LIBRARY).write_bytes(b"half a library")
         raise failure
 
-    monkeypatch.setattr("mnv2_tvm.build.write_library", write_some)
+    monkeypatch.setattr("mnv2_tvm.deploy.build.write_library", write_some)
     expected = KeyboardInterrupt if isinstance(failure, KeyboardInterrupt) else UserError
     parent = tmp_path / "parent"
     parent.mkdir()
@@ -119,7 +119,7 @@ def never_compile(monkeypatch: pytest.MonkeyPatch) -> None:
     def compile_network(*arguments: object, **keywords: object) -> None:
         raise AssertionError("compiled before the output was looked at")
 
-    monkeypatch.setattr("mnv2_tvm.build.compile_network", compile_network)
+    monkeypatch.setattr("mnv2_tvm.deploy.build.compile_network", compile_network)
 
 
 @pytest.mark.usefixtures("never_compile")

@@ -19,7 +19,7 @@ from mnv2_tvm.deploy.loader import HEADER, LIBRARY
 from mnv2_tvm.deploy.manifest import Manifest, file_sha256
 from mnv2_tvm.kernels import schedule_class
 from mnv2_tvm.pipeline import compile_network
-from mnv2_tvm.search.records import Decisions
+from mnv2_tvm.records.decisions import Decisions
 from mnv2_tvm.target import Target
 
 

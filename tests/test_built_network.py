@@ -15,11 +15,12 @@ from mnv2_tvm.deploy.loader import LIBRARY
 from mnv2_tvm.host import this_host
 from mnv2_tvm.kernels import schedule_class
 from mnv2_tvm.model import Architecture
-from mnv2_tvm.network import SourceNetwork
+from mnv2_tvm.model.source import SourceNetwork
 from mnv2_tvm.numbers import relative_error
 from mnv2_tvm.pipeline import network_blocks, network_layers
-from mnv2_tvm.search.entries import Record
-from mnv2_tvm.search.records import Decisions, TuningLog
+from mnv2_tvm.records.decisions import Decisions
+from mnv2_tvm.records.entries import Record
+from mnv2_tvm.records.tuning_log import TuningLog
 from mnv2_tvm.target import Target
 
 WIDE = Architecture(0.5, 33, classes=1, batch=3)

@@ -6,9 +6,9 @@ from small_search import SEARCHED, space_of
 
 from mnv2_tvm.kernels.depthwise import Depthwise
 from mnv2_tvm.layer import Layer
+from mnv2_tvm.measure.candidate import build_candidate, measure_candidate
 from mnv2_tvm.numbers import TOLERANCE
 from mnv2_tvm.pipeline import default_schedule
-from mnv2_tvm.search.candidate import build_candidate, measure_candidate
 from mnv2_tvm.target import Target
 
 

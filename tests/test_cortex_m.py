@@ -13,6 +13,7 @@ import pytest
 from conftest import TINY, Built, run_python
 
 from mnv2_tvm import UserError
+from mnv2_tvm import device as device
 from mnv2_tvm.assembly import assembly, inner_loops
 from mnv2_tvm.build import build
 from mnv2_tvm.cli import run_verb
@@ -20,12 +21,11 @@ from mnv2_tvm.deploy.bare_metal import check_static_library
 from mnv2_tvm.deploy.link import archive, compile_c, link_object
 from mnv2_tvm.deploy.loader import STATIC_LIBRARY
 from mnv2_tvm.deploy.manifest import MANIFEST
-from mnv2_tvm.device import __main__ as device
-from mnv2_tvm.device.emulate_bare_metal import _link, _run, read_told, run_emulated
+from mnv2_tvm.devices.emulate.bare_metal import _link, _run, read_told, run_emulated
 from mnv2_tvm.model import Architecture
-from mnv2_tvm.network import SourceNetwork
+from mnv2_tvm.model.source import SourceNetwork
 from mnv2_tvm.pipeline import network_blocks
-from mnv2_tvm.search.records import Decisions
+from mnv2_tvm.records.decisions import Decisions
 from mnv2_tvm.target import Target
 
 M7, M4 = Target.load("cortex-m7"), Target.load("cortex-m4")

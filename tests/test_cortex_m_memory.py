@@ -19,10 +19,10 @@ from mnv2_tvm.deploy.memory_fit import (
     with_memory,
 )
 from mnv2_tvm.model import Architecture
-from mnv2_tvm.network import SourceNetwork
+from mnv2_tvm.model.source import SourceNetwork
 from mnv2_tvm.passes.list_steps import aligned
 from mnv2_tvm.pipeline import Compilation, plan_network
-from mnv2_tvm.search.records import Decisions
+from mnv2_tvm.records.decisions import Decisions
 from mnv2_tvm.target import Target
 
 M7 = Target.load("cortex-m7")

@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 from small_search import space_of
 
-from mnv2_tvm.device.failure import Failure, Kind
+from mnv2_tvm.failures import Failure, Kind
 from mnv2_tvm.kernels import Schedule
 from mnv2_tvm.layer import Layer
 from mnv2_tvm.model import Architecture
-from mnv2_tvm.network import SourceNetwork
+from mnv2_tvm.model.source import SourceNetwork
 from mnv2_tvm.pipeline import default_schedule, network_layers
+from mnv2_tvm.records.entries import Measurement
 from mnv2_tvm.search.cost_model import CostModel, features
-from mnv2_tvm.search.entries import Measurement
 from mnv2_tvm.target import Target
 
 

@@ -25,20 +25,20 @@ from device_boards import (
 )
 
 import mnv2_tvm.bench
-import mnv2_tvm.device
+import mnv2_tvm.devices
 import mnv2_tvm.run
 import mnv2_tvm.tune
 from mnv2_tvm.build import build
-from mnv2_tvm.device.deadline import deadline
-from mnv2_tvm.device.emulate import LocalBoards
-from mnv2_tvm.device.failure import DeviceError, Kind
-from mnv2_tvm.device.listing import summary
-from mnv2_tvm.device.session import Address, Session
-from mnv2_tvm.device.tracker import Tracker
-from mnv2_tvm.network import SourceNetwork
+from mnv2_tvm.devices.emulate.board import LocalBoards
+from mnv2_tvm.devices.rpc.deadline import deadline
+from mnv2_tvm.devices.rpc.listing import summary
+from mnv2_tvm.devices.rpc.session import Address, Session
+from mnv2_tvm.devices.rpc.tracker import Tracker
+from mnv2_tvm.failures import DeviceError, Kind
+from mnv2_tvm.model.source import SourceNetwork
 from mnv2_tvm.target import Target
 
-BOARD = Path(mnv2_tvm.device.__file__).parent  # the folder that holds `board`, as in a kit
+BOARD = Path(mnv2_tvm.devices.__file__).parent  # the folder that holds `board`, as in a kit
 
 
 @pytest.fixture(scope="module")
@@ -169,7 +169,7 @@ def test_other_versions_on_a_board(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     other = {"apache-tvm": "0.28.0", "apache-tvm-ffi": "0.1.14.post1"}
-    monkeypatch.setattr("mnv2_tvm.device.session.versions", lambda: other)
+    monkeypatch.setattr("mnv2_tvm.devices.rpc.session.versions", lambda: other)
     line, seconds = ends(
         capsys, mnv2_tvm.bench.main, "--library", tiny.folder, "--tracker", tracker.address
     )

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from mnv2_tvm.device.debian import signed_by, unpack
+from mnv2_tvm.devices.emulate.debian import signed_by, unpack
 from mnv2_tvm.errors import UserError
 
 

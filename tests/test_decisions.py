@@ -6,8 +6,9 @@ import pytest
 
 from mnv2_tvm.kernels import Schedule, schedule_class
 from mnv2_tvm.layer import Layer
-from mnv2_tvm.search.entries import Record
-from mnv2_tvm.search.records import Decisions, TuningLog
+from mnv2_tvm.records.decisions import Decisions
+from mnv2_tvm.records.entries import Record
+from mnv2_tvm.records.tuning_log import TuningLog
 from mnv2_tvm.target import Target
 
 BLOCK = Layer.parse("f32-irb-3x3s1-7x7x160-960-160-residual")

@@ -12,16 +12,16 @@ import tvm
 from conftest import run_python
 from device_boards import Address, assert_fails, crashing_library, session, upload, wait_for_boards
 
-from mnv2_tvm.device.emulate import LocalBoards
-from mnv2_tvm.device.listing import list_boards, summary
-from mnv2_tvm.device.userland import find_qemu
+from mnv2_tvm.devices.emulate.board import LocalBoards
+from mnv2_tvm.devices.emulate.userland import find_qemu
+from mnv2_tvm.devices.rpc.listing import list_boards, summary
 from mnv2_tvm.errors import UserError
 from mnv2_tvm.layer import Layer
+from mnv2_tvm.measure.candidate import build_candidate
+from mnv2_tvm.measure.problem import problem
 from mnv2_tvm.numbers import TOLERANCE, relative_error
 from mnv2_tvm.passes.packed_entry import ENTRY
 from mnv2_tvm.pipeline import default_schedule
-from mnv2_tvm.search.candidate import build_candidate
-from mnv2_tvm.search.problem import problem
 from mnv2_tvm.target import Target
 from mnv2_tvm.versions import versions
 

@@ -12,6 +12,7 @@ import pytest
 from conftest import ended
 
 import mnv2_tvm.doctor as verb
+import mnv2_tvm.hardware as hardware
 import mnv2_tvm.target
 from mnv2_tvm.data import data_folder
 from mnv2_tvm.doctor import Finding, doctor, satisfies
@@ -191,8 +192,8 @@ def test_a_probe_that_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_host_of_another_architecture(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is missing there: it builds for others, and the groups have no answer."""
     host = Host("riscv64", "Some RISC-V", 4, frozenset(), "glibc")
-    monkeypatch.setattr(verb, "this_host", lambda: host)
-    monkeypatch.setattr(mnv2_tvm.target, "this_host", lambda: host)
+    for module in (verb, hardware, mnv2_tvm.target):
+        monkeypatch.setattr(module, "this_host", lambda: host)
     findings = {finding.name: finding for finding in doctor()}
     assert all(finding.ok for finding in findings.values())
     assert findings["CPU"].value == "Some RISC-V, 4 cores"
@@ -207,8 +208,8 @@ def test_a_host_of_another_architecture(monkeypatch: pytest.MonkeyPatch) -> None
 @pytest.mark.usefixtures("quick")
 def test_a_host_without_a_feature(monkeypatch: pytest.MonkeyPatch) -> None:
     host = Host("x86_64", "Old", 4, frozenset({"avx2", "fma", "bmi2"}), "glibc")
-    monkeypatch.setattr(verb, "this_host", lambda: host)
-    monkeypatch.setattr(mnv2_tvm.target, "this_host", lambda: host)
+    for module in (verb, hardware, mnv2_tvm.target):
+        monkeypatch.setattr(module, "this_host", lambda: host)
     findings = {finding.name: finding for finding in doctor()}
     for group in ("host", "x86"):
         assert findings[f"target {group}"].value.startswith("is x86-avx2 here: this CPU (")
@@ -233,8 +234,8 @@ def test_a_broken_target_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 @pytest.mark.usefixtures("quick")
 def test_memory_and_disk_that_do_not_suffice(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(verb, "MEMORY_MIB", 1 << 40)
-    monkeypatch.setattr(verb, "DISK_MIB", 1 << 40)
+    monkeypatch.setattr(hardware, "MEMORY_MIB", 1 << 40)
+    monkeypatch.setattr(hardware, "DISK_MIB", 1 << 40)
     for name in ("memory", "temp folder"):
         finding = named(name)
         assert not finding.ok
@@ -282,7 +283,9 @@ def test_a_temp_folder_without_execution(monkeypatch: pytest.MonkeyPatch) -> Non
         f_flag = os.ST_NOEXEC
 
     monkeypatch.setattr(os, "statvfs", lambda folder: Flags)
-    monkeypatch.setattr(verb.shutil, "disk_usage", lambda folder: type("Usage", (), {"free": 9}))
+    monkeypatch.setattr(
+        hardware.shutil, "disk_usage", lambda folder: type("Usage", (), {"free": 9})
+    )
     assert named("temp folder").value.endswith("is mounted noexec")
 
 
@@ -291,7 +294,7 @@ def test_a_temp_folder_without_execution(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_governor_is_advice_alone(
     governor: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(verb, "CPUS", tmp_path)
+    monkeypatch.setattr(hardware, "CPUS", tmp_path)
     if governor:
         file = tmp_path / "cpu0" / "cpufreq" / "scaling_governor"
         file.parent.mkdir(parents=True)

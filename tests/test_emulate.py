@@ -18,9 +18,9 @@ from device_boards import (
     wait_until,
 )
 
-from mnv2_tvm.device.board.connection import connect_patiently
-from mnv2_tvm.device.emulate import LocalBoards
-from mnv2_tvm.device.listing import summary
+from mnv2_tvm.devices.board.connection import connect_patiently
+from mnv2_tvm.devices.emulate.board import LocalBoards
+from mnv2_tvm.devices.rpc.listing import summary
 from mnv2_tvm.errors import UserError
 from mnv2_tvm.target import Target
 
@@ -65,7 +65,7 @@ def test_a_board_tries_often_enough_for_a_tracker_that_was_away_for_a_minute(
         if sum(pauses) > 60:
             listeners.append(socket.create_server(("127.0.0.1", port)))
 
-    monkeypatch.setattr("mnv2_tvm.device.board.connection.time.sleep", sleep)
+    monkeypatch.setattr("mnv2_tvm.devices.board.connection.time.sleep", sleep)
     connect_patiently(("127.0.0.1", port)).close()
     listeners[0].close()
     assert max(pauses) <= 5

@@ -11,7 +11,7 @@ from mounts import run_as_a_stranger
 
 from mnv2_tvm import run
 from mnv2_tvm.data import data_folder
-from mnv2_tvm.search.records import RECORDS
+from mnv2_tvm.records.tuning_log import RECORDS
 from mnv2_tvm.target import Target
 
 PHOTO = Path(run.__file__).parent / "samples" / "cat.jpg"

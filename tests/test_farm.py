@@ -24,20 +24,20 @@ from device_boards import (
 from rich.console import Console
 
 from mnv2_tvm.deploy.link import compile_c, ffi_includes, link_shared
-from mnv2_tvm.device.emulate import LocalBoards
-from mnv2_tvm.device.failure import Failure, Kind
-from mnv2_tvm.device.session import Address, board_info
-from mnv2_tvm.device.tracker import Tracker, start_tracker
-from mnv2_tvm.device.workers import WorkerPool
+from mnv2_tvm.devices.emulate.board import LocalBoards
+from mnv2_tvm.devices.rpc.farm import Farm
+from mnv2_tvm.devices.rpc.session import Address, board_info
+from mnv2_tvm.devices.rpc.tracker import Tracker, start_tracker
+from mnv2_tvm.failures import Failure, Kind
 from mnv2_tvm.layer import Layer
+from mnv2_tvm.measure.candidate import Timing, build_candidate
+from mnv2_tvm.measure.progress import Progress
+from mnv2_tvm.measure.workers import WorkerPool
 from mnv2_tvm.numbers import TOLERANCE
 from mnv2_tvm.passes.packed_entry import ENTRY
 from mnv2_tvm.pipeline import default_schedule
-from mnv2_tvm.search.candidate import Timing, build_candidate
-from mnv2_tvm.search.farm import Farm
-from mnv2_tvm.search.machine import Machine
-from mnv2_tvm.search.progress import Progress
-from mnv2_tvm.search.records import TuningLog
+from mnv2_tvm.records.machine import Machine
+from mnv2_tvm.records.tuning_log import TuningLog
 from mnv2_tvm.target import Target
 from mnv2_tvm.tune import tune
 
@@ -130,7 +130,7 @@ def test_a_search_outlives_its_tracker(
     here: Target, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It starts again within a minute, and the boards that the search held register anew."""
-    monkeypatch.setattr("mnv2_tvm.search.farm._AWAY_S", PATIENCE_S)  # a loaded machine
+    monkeypatch.setattr("mnv2_tvm.devices.rpc.farm._AWAY_S", PATIENCE_S)  # a loaded machine
     said, port = io.StringIO(), free_port()
     layer = Layer.parse(LAYER)
     library = build_candidate(layer, default_schedule(layer, here), here, tmp_path / "one.so")

@@ -11,10 +11,10 @@ import pytest
 from device_boards import free_port, ready_tracker, wait_for_boards
 from tvm.rpc.base import TrackerCode
 
-from mnv2_tvm.device.failure import DeviceError, Kind
-from mnv2_tvm.device.listing import list_boards
-from mnv2_tvm.device.session import Address, Session
-from mnv2_tvm.device.tracker import Tracker, ask, connect
+from mnv2_tvm.devices.rpc.listing import list_boards
+from mnv2_tvm.devices.rpc.session import Address, Session
+from mnv2_tvm.devices.rpc.tracker import Tracker, ask, connect
+from mnv2_tvm.failures import DeviceError, Kind
 from mnv2_tvm.target import Target
 
 

@@ -31,17 +31,17 @@ from hostile_board import (
     tracker as tracker_of,
 )
 
-from mnv2_tvm.device import __main__ as device
-from mnv2_tvm.device.board.info import board_info
-from mnv2_tvm.device.emulate import LocalBoards
-from mnv2_tvm.device.failure import DeviceError, Kind
-from mnv2_tvm.device.listing import list_boards, request, summary
-from mnv2_tvm.device.relay import RefusedError, check_answer
-from mnv2_tvm.device.remote_network import RemoteNetwork, open_networks
-from mnv2_tvm.device.session import Address, Session
-from mnv2_tvm.device.told import checked
-from mnv2_tvm.device.tracker import Tracker, ask, connect
+from mnv2_tvm import device as device
+from mnv2_tvm.devices.board.info import board_info
+from mnv2_tvm.devices.emulate.board import LocalBoards
+from mnv2_tvm.devices.rpc.listing import list_boards, request, summary
+from mnv2_tvm.devices.rpc.relay import RefusedError, check_answer
+from mnv2_tvm.devices.rpc.remote_network import RemoteNetwork, open_networks
+from mnv2_tvm.devices.rpc.session import Address, Session
+from mnv2_tvm.devices.rpc.told import checked
+from mnv2_tvm.devices.rpc.tracker import Tracker, ask, connect
 from mnv2_tvm.errors import UserError
+from mnv2_tvm.failures import DeviceError, Kind
 from mnv2_tvm.target import Target
 
 CALL, SYSCALL, COPY_FROM, EXCEPTION = 3, 9, 6, 5
@@ -157,7 +157,7 @@ def test_what_is_no_answer_of_a_tracker(answer: bytes) -> None:
 
 
 def test_an_answer_that_drips_has_one_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mnv2_tvm.device.tracker._ANSWER_S", 0.5)
+    monkeypatch.setattr("mnv2_tvm.devices.rpc.tracker._ANSWER_S", 0.5)
     with listening(tracker_of(framed([0, {}]) * 10, pause_s=0.2)) as port:
         start = time.monotonic()
         with closing(connect(("127.0.0.1", port))) as link, pytest.raises(TimeoutError):

@@ -12,7 +12,7 @@ from mnv2_tvm.errors import UserError
 from mnv2_tvm.kernels import KERNELS, Schedule, schedule_class
 from mnv2_tvm.layer import Layer, Operator
 from mnv2_tvm.model import Architecture
-from mnv2_tvm.network import SourceNetwork
+from mnv2_tvm.model.source import SourceNetwork
 from mnv2_tvm.pipeline import default_schedule, network_layers
 from mnv2_tvm.target import Target
 

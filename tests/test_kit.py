@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from device_boards import free_port, ready_tracker, wait_for_boards
 
-from mnv2_tvm.device.kit import write_kit
-from mnv2_tvm.device.listing import list_boards
+from mnv2_tvm.devices.rpc.kit import write_kit
+from mnv2_tvm.devices.rpc.listing import list_boards
 from mnv2_tvm.errors import UserError
 from mnv2_tvm.target import Target
 from mnv2_tvm.versions import versions

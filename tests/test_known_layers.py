@@ -6,13 +6,13 @@ from pathlib import Path
 import pytest
 from small_search import HERE, SEARCHED, keep_failures, space_of, timed
 
-from mnv2_tvm.device.failure import Kind
+from mnv2_tvm.failures import Kind
 from mnv2_tvm.kernels import Schedule
 from mnv2_tvm.layer import Layer
 from mnv2_tvm.pipeline import default_schedule
-from mnv2_tvm.search.entries import Measurement
+from mnv2_tvm.records.entries import Measurement
+from mnv2_tvm.records.tuning_log import TuningLog
 from mnv2_tvm.search.layers import LayerSearch, known_layers
-from mnv2_tvm.search.records import TuningLog
 from mnv2_tvm.target import Target
 
 

@@ -11,9 +11,9 @@ from mnv2_tvm.cli import run_verb
 from mnv2_tvm.errors import UserError
 from mnv2_tvm.model import Architecture
 from mnv2_tvm.model.limits import excess_of
-from mnv2_tvm.network import SourceNetwork
+from mnv2_tvm.model.source import SourceNetwork
 from mnv2_tvm.pipeline import plan_network
-from mnv2_tvm.search.records import Decisions
+from mnv2_tvm.records.decisions import Decisions
 from mnv2_tvm.target import Target
 
 LIMIT = 2**31

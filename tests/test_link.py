@@ -97,7 +97,7 @@ def test_a_folder_that_is_noexec_is_named(tmp_path: Path) -> None:
 def test_a_folder_that_is_read_only_is_named_at_once(tmp_path: Path, here: Target) -> None:
     script = (
         "import mnv2_tvm.build, runpy, sys; from mnv2_tvm.cli import run_verb\n"
-        "mnv2_tvm.build.compile_network = None\n"
+        "mnv2_tvm.deploy.build.compile_network = None\n"
         "run_verb(mnv2_tvm.build.main)"
     )
     words = ["-c", script, "--target", here.name, *SIZES, "-o", tmp_path]

@@ -10,7 +10,7 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from mnv2_tvm.device import kit
+from mnv2_tvm.devices.rpc import kit
 
 ROOT = Path(__file__).parents[1]
 CORE, TOOLS = ROOT / "requirements.lock", ROOT / "requirements-tools.lock"

@@ -13,12 +13,13 @@ import pytest
 from small_search import SEARCHED, space_of, timed
 
 from mnv2_tvm.data import own_logs, written_logs
-from mnv2_tvm.device.failure import Failure, Kind
 from mnv2_tvm.errors import UserError
-from mnv2_tvm.search.entries import Measurement, Record
-from mnv2_tvm.search.json_lines import _MOST_NAMED
-from mnv2_tvm.search.machine import Machine
-from mnv2_tvm.search.records import MEASUREMENTS, RECORDS, Decisions, TuningLog
+from mnv2_tvm.failures import Failure, Kind
+from mnv2_tvm.records.decisions import Decisions
+from mnv2_tvm.records.entries import Measurement, Record
+from mnv2_tvm.records.json_lines import _MOST_NAMED
+from mnv2_tvm.records.machine import Machine
+from mnv2_tvm.records.tuning_log import MEASUREMENTS, RECORDS, TuningLog
 from mnv2_tvm.target import Target
 
 LAYER = next(layer for layer in sorted(SEARCHED, key=str) if layer.operator == "pwconv")

@@ -7,17 +7,18 @@ import pytest
 from small_search import HERE, SEARCHED, keep_failures, space_of, timed
 
 from mnv2_tvm.cli import plain_console
-from mnv2_tvm.device.failure import Failure, Kind
 from mnv2_tvm.errors import UserError
+from mnv2_tvm.failures import Failure, Kind
 from mnv2_tvm.layer import Layer
-from mnv2_tvm.search.candidate import Timing, judged
+from mnv2_tvm.measure.candidate import Timing, judged
+from mnv2_tvm.measure.progress import Progress
+from mnv2_tvm.records.decisions import Decisions
+from mnv2_tvm.records.entries import Record
+from mnv2_tvm.records.machine import Machine
+from mnv2_tvm.records.tuning_log import RECORDS, TuningLog
 from mnv2_tvm.search.cost_model import CostModel
-from mnv2_tvm.search.entries import Record
 from mnv2_tvm.search.in_network import _possible
 from mnv2_tvm.search.layers import known_layers
-from mnv2_tvm.search.machine import Machine
-from mnv2_tvm.search.progress import Progress
-from mnv2_tvm.search.records import RECORDS, Decisions, TuningLog
 from mnv2_tvm.show import show
 from mnv2_tvm.target import Target
 

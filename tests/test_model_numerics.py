@@ -17,7 +17,7 @@ from mnv2_tvm.model import (
     random_state,
     relax_module,
 )
-from mnv2_tvm.network import SourceNetwork
+from mnv2_tvm.model.source import SourceNetwork
 
 TINY = Architecture(0.35, 32, classes=10)
 WIDTHS = sorted({width for width, _ in PUBLISHED})

@@ -14,7 +14,7 @@ from weight_files import State, as_timm, torch_state
 from mnv2_tvm.build import build
 from mnv2_tvm.deploy.loader import load
 from mnv2_tvm.model import Architecture
-from mnv2_tvm.network import SourceNetwork
+from mnv2_tvm.model.source import SourceNetwork
 from mnv2_tvm.numbers import TOLERANCE, relative_error
 from mnv2_tvm.target import Target
 

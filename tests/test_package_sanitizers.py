@@ -11,10 +11,10 @@ from packages import ODD, SOURCES, run, tool
 import mnv2_tvm.deploy
 from mnv2_tvm.deploy.cpu_features import cpu_define
 from mnv2_tvm.deploy.library import Interface, compile_objects, runtime_defines, write_header
-from mnv2_tvm.network import SourceNetwork
+from mnv2_tvm.model.source import SourceNetwork
 from mnv2_tvm.numbers import relative_error
 from mnv2_tvm.pipeline import compile_network
-from mnv2_tvm.search.records import Decisions
+from mnv2_tvm.records.decisions import Decisions
 from mnv2_tvm.target import Target
 
 DEPLOY = Path(mnv2_tvm.deploy.__file__).parent

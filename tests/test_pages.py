@@ -9,8 +9,8 @@ from pages import PAGES, README, ROOT
 
 from mnv2_tvm.cli import VERBS
 from mnv2_tvm.deploy.manifest import Manifest
-from mnv2_tvm.device.failure import Kind
-from mnv2_tvm.search.records import SOURCES
+from mnv2_tvm.failures import Kind
+from mnv2_tvm.records.decisions import SOURCES
 from mnv2_tvm.target import Target, target_names
 
 

@@ -12,10 +12,11 @@ from device_boards import ready_tracker, wait_for_boards
 from tvm import runtime
 
 from mnv2_tvm.deploy.link import compile_c
-from mnv2_tvm.device.emulate import LocalBoards
-from mnv2_tvm.device.session import Address, Session
+from mnv2_tvm.deploy.peak_loop import SOURCE, chains, compile_flags, write_probe
+from mnv2_tvm.devices.emulate.board import LocalBoards
+from mnv2_tvm.devices.rpc.session import Address, Session
 from mnv2_tvm.errors import UserError
-from mnv2_tvm.peak import SOURCE, PeakProbe, chains, compile_flags, write_probe
+from mnv2_tvm.measure.peak import PeakProbe
 from mnv2_tvm.target import Target
 
 X86 = ("x86-avx2", "x86-avx512")

@@ -9,7 +9,7 @@ import sys
 import pytest
 from rich.console import Console
 
-from mnv2_tvm.search.progress import Progress
+from mnv2_tvm.measure.progress import Progress
 
 WORDS = "no [/system/lib64/libc.so] :smile: [errno] [bold red]"
 

@@ -124,7 +124,7 @@ def parse(words: list[str]) -> None:
     verb, *arguments = words
     assert verb in VERBS, verb
     module = importlib.import_module(
-        f"mnv2_tvm.{verb}.__main__" if verb in ("model", "device") else f"mnv2_tvm.{verb}"
+        f"mnv2_tvm.{verb}.__main__" if verb == "model" else f"mnv2_tvm.{verb}"
     )
     main = module.main
     if verbs := getattr(module, "VERBS", None):

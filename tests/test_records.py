@@ -8,14 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from mnv2_tvm.device.failure import Failure, Kind
 from mnv2_tvm.errors import UserError
+from mnv2_tvm.failures import Failure, Kind
 from mnv2_tvm.host import this_host
 from mnv2_tvm.kernels import schedule_class
 from mnv2_tvm.layer import Layer
 from mnv2_tvm.pipeline import default_schedule
-from mnv2_tvm.search.entries import Measurement, Record
-from mnv2_tvm.search.records import MEASUREMENTS, RECORDS, Decisions, TuningLog
+from mnv2_tvm.records.decisions import Decisions
+from mnv2_tvm.records.entries import Measurement, Record
+from mnv2_tvm.records.tuning_log import MEASUREMENTS, RECORDS, TuningLog
 from mnv2_tvm.target import Target
 
 LAYERS = [

@@ -160,7 +160,7 @@ def test_a_reader_is_waited_for(folder: Path) -> None:
 def test_who_keeps_the_folder_for_ever_is_not(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mnv2_tvm.replace._PATIENCE_S", 0.1)
+    monkeypatch.setattr("mnv2_tvm.folder_lock._PATIENCE_S", 0.1)
     handle = os.open(folder, os.O_RDONLY)
     fcntl.flock(handle, fcntl.LOCK_SH)
     with pytest.raises(UserError, match="another process"):

@@ -13,11 +13,11 @@ from conftest import TINY, Built, ended
 from weight_files import torch_state
 
 from mnv2_tvm.build import build
-from mnv2_tvm.check import check
 from mnv2_tvm.deploy.manifest import MANIFEST, Manifest
 from mnv2_tvm.errors import UserError
 from mnv2_tvm.images import load_image
-from mnv2_tvm.network import SourceNetwork
+from mnv2_tvm.measure.check import check
+from mnv2_tvm.model.source import SourceNetwork
 from mnv2_tvm.ranking import rank
 from mnv2_tvm.run import main
 from mnv2_tvm.target import Target

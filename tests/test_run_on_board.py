@@ -13,12 +13,12 @@ from device_boards import free_port, ready_tracker, wait_for_boards
 from mnv2_tvm.build import build
 from mnv2_tvm.deploy.loader import LIBRARY
 from mnv2_tvm.deploy.manifest import MANIFEST
-from mnv2_tvm.device.emulate import LocalBoards
-from mnv2_tvm.device.session import Address
-from mnv2_tvm.device.tracker import Tracker
+from mnv2_tvm.devices.emulate.board import LocalBoards
+from mnv2_tvm.devices.rpc.session import Address
+from mnv2_tvm.devices.rpc.tracker import Tracker
 from mnv2_tvm.images import load_image
 from mnv2_tvm.model import Architecture
-from mnv2_tvm.network import SourceNetwork
+from mnv2_tvm.model.source import SourceNetwork
 from mnv2_tvm.numbers import relative_error
 from mnv2_tvm.run import main
 from mnv2_tvm.target import Target

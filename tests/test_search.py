@@ -25,10 +25,11 @@ from mnv2_tvm.build import build
 from mnv2_tvm.deploy.loader import load
 from mnv2_tvm.errors import UserError
 from mnv2_tvm.layer import Layer
-from mnv2_tvm.network import SourceNetwork
+from mnv2_tvm.model.source import SourceNetwork
 from mnv2_tvm.numbers import TOLERANCE, relative_error
 from mnv2_tvm.pipeline import default_schedule
-from mnv2_tvm.search.records import MEASUREMENTS, Decisions, TuningLog
+from mnv2_tvm.records.decisions import Decisions
+from mnv2_tvm.records.tuning_log import MEASUREMENTS, TuningLog
 from mnv2_tvm.target import Target
 from mnv2_tvm.tune import tune
 

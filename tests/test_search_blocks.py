@@ -13,9 +13,10 @@ from mnv2_tvm import show
 from mnv2_tvm.build import build
 from mnv2_tvm.deploy.loader import load
 from mnv2_tvm.layer import Layer
-from mnv2_tvm.network import SourceNetwork
+from mnv2_tvm.model.source import SourceNetwork
 from mnv2_tvm.numbers import TOLERANCE, relative_error
-from mnv2_tvm.search.records import Decisions, TuningLog
+from mnv2_tvm.records.decisions import Decisions
+from mnv2_tvm.records.tuning_log import TuningLog
 from mnv2_tvm.search.variants import memory_savers
 from mnv2_tvm.target import Target
 from mnv2_tvm.tune import tune

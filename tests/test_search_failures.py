@@ -29,11 +29,11 @@ from without_torch import NO_TORCH
 
 import mnv2_tvm
 from mnv2_tvm.data import data_folder
-from mnv2_tvm.device.failure import Kind
 from mnv2_tvm.errors import UserError
+from mnv2_tvm.failures import Kind
+from mnv2_tvm.measure.progress import Progress
+from mnv2_tvm.records.tuning_log import RECORDS, TuningLog
 from mnv2_tvm.search.layers import known_layers, search_layers
-from mnv2_tvm.search.progress import Progress
-from mnv2_tvm.search.records import RECORDS, TuningLog
 from mnv2_tvm.target import Target
 from mnv2_tvm.tune import tune
 

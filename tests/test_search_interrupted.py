@@ -26,7 +26,7 @@ from small_search import (
 from without_torch import NO_TORCH
 
 import mnv2_tvm
-from mnv2_tvm.search.records import TuningLog
+from mnv2_tvm.records.tuning_log import TuningLog
 from mnv2_tvm.target import Target
 from mnv2_tvm.tune import TuneReport, tune
 

@@ -17,7 +17,7 @@ from conftest import TINY, Built, run_python
 from mnv2_tvm import UserError, load
 from mnv2_tvm.build import build
 from mnv2_tvm.deploy.loader import Network
-from mnv2_tvm.network import SourceNetwork
+from mnv2_tvm.model.source import SourceNetwork
 from mnv2_tvm.target import Target
 
 SHAPE = (1, 32, 32, 3)

@@ -14,10 +14,11 @@ from mnv2_tvm.host import this_host
 from mnv2_tvm.kernels import KERNELS, schedule_class
 from mnv2_tvm.layer import Layer
 from mnv2_tvm.model import Architecture
-from mnv2_tvm.network import SourceNetwork
+from mnv2_tvm.model.source import SourceNetwork
 from mnv2_tvm.pipeline import default_schedule, network_blocks, network_layers
-from mnv2_tvm.search.entries import Record
-from mnv2_tvm.search.records import Decisions, TuningLog
+from mnv2_tvm.records.decisions import Decisions
+from mnv2_tvm.records.entries import Record
+from mnv2_tvm.records.tuning_log import TuningLog
 from mnv2_tvm.show import Shown, fold, main, show
 from mnv2_tvm.target import Target
 

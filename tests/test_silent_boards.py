@@ -11,13 +11,14 @@ from conftest import Built, ends, run_python
 from device_boards import SHORT_S, SLACK_S, ready_tracker, registered, wait_for_boards
 
 import mnv2_tvm.bench
-import mnv2_tvm.device
+import mnv2_tvm.devices
 import mnv2_tvm.run
 import mnv2_tvm.tune
-from mnv2_tvm.device.emulate import LocalBoards
-from mnv2_tvm.device.failure import DeviceError
-from mnv2_tvm.device.session import ANSWER_S, Address, Session
-from mnv2_tvm.device.tracker import Tracker
+from mnv2_tvm.devices.emulate.board import LocalBoards
+from mnv2_tvm.devices.rpc.session import Address, Session
+from mnv2_tvm.devices.rpc.tracker import Tracker
+from mnv2_tvm.failures import DeviceError
+from mnv2_tvm.measure.patience import ANSWER_S
 from mnv2_tvm.target import Target
 
 

@@ -20,14 +20,14 @@ from device_boards import (
 )
 from tvm.rpc.base import TrackerCode
 
-import mnv2_tvm.device as device_package
-from mnv2_tvm.device import __main__ as device
-from mnv2_tvm.device.failure import DeviceError
-from mnv2_tvm.device.listing import Board, board_table, list_boards
-from mnv2_tvm.device.session import Address as BoardAddress
-from mnv2_tvm.device.session import Session
-from mnv2_tvm.device.tracker import Tracker, ask, connect, parse_address, start_tracker
+import mnv2_tvm.devices as devices
+from mnv2_tvm import device as device
+from mnv2_tvm.devices.rpc.listing import Board, board_table, list_boards
+from mnv2_tvm.devices.rpc.session import Address as BoardAddress
+from mnv2_tvm.devices.rpc.session import Session
+from mnv2_tvm.devices.rpc.tracker import Tracker, ask, connect, parse_address, start_tracker
 from mnv2_tvm.errors import UserError
+from mnv2_tvm.failures import DeviceError
 from mnv2_tvm.target import Target
 
 
@@ -139,7 +139,7 @@ def test_a_board_and_a_tracker_on_ipv6(here: Target, capsys: pytest.CaptureFixtu
     with start_tracker("::1", 0) as own:
         assert own.address == f"[::1]:{own.port}"
         board = ["-m", "board.serve", "--key", here.name, "--tracker", own.address, "--host", "::1"]
-        folder = Path(device_package.__file__).parent
+        folder = Path(devices.__file__).parent
         with subprocess.Popen([sys.executable, *board], cwd=folder) as process:
             try:
                 wait_until(lambda: answers(own), "the tracker")

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 from small_search import GLOB, LAYERS, SMALL
 
-from mnv2_tvm.device.failure import Failure
-from mnv2_tvm.device.workers import WorkerPool
 from mnv2_tvm.errors import UserError
+from mnv2_tvm.failures import Failure
+from mnv2_tvm.measure.candidate import build_candidate
+from mnv2_tvm.measure.workers import WorkerPool
 from mnv2_tvm.pipeline import default_schedule
-from mnv2_tvm.search.candidate import build_candidate
 from mnv2_tvm.target import Target
 from mnv2_tvm.tune import tune
 

@@ -13,13 +13,14 @@ from conftest import machines
 from mnv2_tvm.data import data_folder
 from mnv2_tvm.kernels import schedule_class
 from mnv2_tvm.layer import Layer
+from mnv2_tvm.measure.candidate import build_candidate, measure_candidate
 from mnv2_tvm.model import Architecture
-from mnv2_tvm.network import SourceNetwork
+from mnv2_tvm.model.source import SourceNetwork
 from mnv2_tvm.numbers import TOLERANCE
 from mnv2_tvm.pipeline import network_blocks, network_layers
-from mnv2_tvm.search.candidate import build_candidate, measure_candidate
-from mnv2_tvm.search.entries import Record
-from mnv2_tvm.search.records import RECORDS, Decisions
+from mnv2_tvm.records.decisions import Decisions
+from mnv2_tvm.records.entries import Record
+from mnv2_tvm.records.tuning_log import RECORDS
 from mnv2_tvm.target import Target
 
 COMMAND = "python -m mnv2_tvm.tune --log-dir tuning_logs --target"

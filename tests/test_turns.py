@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import pytest
 
-from mnv2_tvm.search.turns import in_turn
+from mnv2_tvm.measure.turns import in_turn
 
 RUN_S = 0.01
 

@@ -8,16 +8,16 @@ from conftest import TINY
 from fake_adb import write_fake_adb
 
 from mnv2_tvm.bench import bench_via
-from mnv2_tvm.bench_result import BenchResult
 from mnv2_tvm.build import build_program
 from mnv2_tvm.deploy.manifest import Manifest
-from mnv2_tvm.device.failure import DeviceError, Kind
+from mnv2_tvm.devices.program.device import Device, parse_via
+from mnv2_tvm.devices.program.network_program import NetworkProgram
+from mnv2_tvm.devices.program.report import Report
 from mnv2_tvm.errors import UserError
-from mnv2_tvm.network import SourceNetwork
+from mnv2_tvm.failures import DeviceError, Kind
+from mnv2_tvm.measure.bench_result import BenchResult
+from mnv2_tvm.model.source import SourceNetwork
 from mnv2_tvm.target import Target
-from mnv2_tvm.via.device import Device, parse_via
-from mnv2_tvm.via.network_program import NetworkProgram
-from mnv2_tvm.via.report import Report
 
 Plug = Callable[[str], None]
 

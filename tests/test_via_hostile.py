@@ -7,17 +7,17 @@ from pathlib import Path
 import pytest
 from conftest import Built
 
-from mnv2_tvm.device.board.info import cpuinfo_fields
-from mnv2_tvm.device.failure import DeviceError, Kind
+from mnv2_tvm.devices.board.info import cpuinfo_fields
+from mnv2_tvm.devices.program.candidates import read_results
+from mnv2_tvm.devices.program.device import Device, parse_via
+from mnv2_tvm.devices.program.report import Report
+from mnv2_tvm.devices.program.ssh import Ssh
+from mnv2_tvm.devices.program.told import read_told
 from mnv2_tvm.errors import UserError
+from mnv2_tvm.failures import DeviceError, Kind
 from mnv2_tvm.layer import Layer
-from mnv2_tvm.peak import above_peak, least_us
+from mnv2_tvm.measure.peak import above_peak, least_us
 from mnv2_tvm.target import Target
-from mnv2_tvm.via.candidates import read_results
-from mnv2_tvm.via.device import Device, parse_via
-from mnv2_tvm.via.report import Report
-from mnv2_tvm.via.ssh import Ssh
-from mnv2_tvm.via.told import read_told
 
 HUGE = "1" + 400 * "0"
 DEEP = 100_000 * "["
@@ -45,7 +45,9 @@ def test_a_connection_without_an_end(
     script: str, kind: Kind, here: Target, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_ssh(script, tmp_path, monkeypatch)
-    monkeypatch.setattr("mnv2_tvm.via.device._SHELL_S", 1.0 if kind is Kind.TIMEOUT else 60.0)
+    monkeypatch.setattr(
+        "mnv2_tvm.devices.program.device._SHELL_S", 1.0 if kind is Kind.TIMEOUT else 60.0
+    )
     start = time.monotonic()
     with (
         pytest.raises(DeviceError, match=r"ssh:board .* while telling about itself") as caught,

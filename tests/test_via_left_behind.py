@@ -12,15 +12,15 @@ from pathlib import Path
 import pytest
 from ssh_server import SshServer, ssh_server
 
+from mnv2_tvm.devices.program.device import Device, parse_via
 from mnv2_tvm.target import Target
-from mnv2_tvm.via.device import Device, parse_via
 
 OTHER_HOST = "0123456789abcdef-1-1"
 PROGRAM = """
 import os, sys, time
 from mnv2_tvm.cli import run_verb
 from mnv2_tvm.target import Target
-from mnv2_tvm.via.device import Device, parse_via
+from mnv2_tvm.devices.program.device import Device, parse_via
 
 def verb() -> None:
     with Device(parse_via("ssh:board"), Target.load(sys.argv[1])):

@@ -15,15 +15,15 @@ from mnv2_tvm.build import build_program
 from mnv2_tvm.deploy.library import Interface
 from mnv2_tvm.deploy.manifest import Manifest
 from mnv2_tvm.deploy.program import write_bench_program
-from mnv2_tvm.device.failure import DeviceError
+from mnv2_tvm.devices.program.report import Report
+from mnv2_tvm.devices.program.told import SCRIPT, read_told
 from mnv2_tvm.errors import UserError
-from mnv2_tvm.network import SourceNetwork
+from mnv2_tvm.failures import DeviceError
+from mnv2_tvm.model.source import SourceNetwork
 from mnv2_tvm.pipeline import compile_network
-from mnv2_tvm.search.records import Decisions
+from mnv2_tvm.records.decisions import Decisions
 from mnv2_tvm.target import Target
 from mnv2_tvm.tune import main as tune_main
-from mnv2_tvm.via.report import Report
-from mnv2_tvm.via.told import SCRIPT, read_told
 
 Done = subprocess.CompletedProcess[str]
 

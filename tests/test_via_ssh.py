@@ -15,15 +15,15 @@ from ssh_server import SshServer, ssh_server
 from mnv2_tvm import cli
 from mnv2_tvm.bench import bench_via
 from mnv2_tvm.bench import main as bench_main
-from mnv2_tvm.bench_result import BenchResult
 from mnv2_tvm.build import build_program
-from mnv2_tvm.device.failure import DeviceError, Kind
+from mnv2_tvm.devices.program.device import Device, parse_via
+from mnv2_tvm.devices.program.ssh import Ssh
 from mnv2_tvm.errors import UserError
+from mnv2_tvm.failures import DeviceError, Kind
+from mnv2_tvm.measure.bench_result import BenchResult
 from mnv2_tvm.model import Architecture
-from mnv2_tvm.network import SourceNetwork
+from mnv2_tvm.model.source import SourceNetwork
 from mnv2_tvm.target import Target
-from mnv2_tvm.via.device import Device, parse_via
-from mnv2_tvm.via.ssh import Ssh
 
 pytestmark = pytest.mark.usefixtures("on_the_path")
 Bench = Callable[..., BenchResult]
@@ -137,7 +137,7 @@ def test_a_connection_that_hangs(
     here: Target, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     replace_ssh("exec sleep 60", tmp_path, monkeypatch)
-    monkeypatch.setattr("mnv2_tvm.via.device._SHELL_S", 0.5)
+    monkeypatch.setattr("mnv2_tvm.devices.program.device._SHELL_S", 0.5)
     refused("ssh:board did not answer within .* telling about itself", Kind.TIMEOUT, here.name)
 
 

@@ -13,18 +13,18 @@ from rich.console import Console
 from ssh_server import ssh_server
 
 from mnv2_tvm.deploy.link import compile_c
-from mnv2_tvm.device.failure import DeviceError, Failure, Kind
+from mnv2_tvm.devices.program.board import ProgramBoard
+from mnv2_tvm.devices.program.candidates import build_candidate_object, read_results
+from mnv2_tvm.devices.program.device import Device, parse_via
 from mnv2_tvm.errors import UserError
+from mnv2_tvm.failures import DeviceError, Failure, Kind
 from mnv2_tvm.kernels import Schedule, schedule_class
 from mnv2_tvm.layer import Layer
-from mnv2_tvm.search.candidate import Result, Timing
-from mnv2_tvm.search.progress import Progress
-from mnv2_tvm.search.records import TuningLog
+from mnv2_tvm.measure.candidate import Result, Timing
+from mnv2_tvm.measure.progress import Progress
+from mnv2_tvm.records.tuning_log import TuningLog
 from mnv2_tvm.target import Target
 from mnv2_tvm.tune import TuneReport, tune
-from mnv2_tvm.via.board import ProgramBoard
-from mnv2_tvm.via.candidates import build_candidate_object, read_results
-from mnv2_tvm.via.device import Device, parse_via
 
 DEPTHWISE = Layer.parse("f32-dwconv-3x3s1-16x16x48")
 
@@ -115,7 +115,7 @@ def test_a_candidate_that_crashes_or_hangs_or_is_wrong_costs_only_itself(
 ) -> None:
     """The kernels of three of the five are replaced by C functions that do just that."""
     bodies = ["", "__builtin_trap();", "for (volatile int i = 0;; i++) {}", "(void)0;", ""]
-    monkeypatch.setattr("mnv2_tvm.via.board.patience_s", lambda flops: 2.0)
+    monkeypatch.setattr("mnv2_tvm.devices.program.board.patience_s", lambda flops: 2.0)
     schedules = [points[0], *points[:3], points[1]]
     with board(here, tmp_path) as (phone, _):
         jobs = []

@@ -16,9 +16,10 @@ from mnv2_tvm.deploy.loader import HEADER, LIBRARY, load
 from mnv2_tvm.deploy.manifest import MANIFEST
 from mnv2_tvm.layer import Layer
 from mnv2_tvm.model import Architecture
-from mnv2_tvm.network import SourceNetwork
+from mnv2_tvm.model.source import SourceNetwork
 from mnv2_tvm.pipeline import network_blocks, network_layers
-from mnv2_tvm.search.records import RECORDS, Decisions
+from mnv2_tvm.records.decisions import Decisions
+from mnv2_tvm.records.tuning_log import RECORDS
 from mnv2_tvm.target import Target
 
 ROOT = Path(__file__).parents[1]

@@ -29,9 +29,9 @@ from worker_jobs import (
 )
 
 import mnv2_tvm
-from mnv2_tvm.device.failure import Failure, Kind
-from mnv2_tvm.device.workers import WorkerPool, pace
+from mnv2_tvm.failures import Failure, Kind
 from mnv2_tvm.files import scratch_folder
+from mnv2_tvm.measure.workers import WorkerPool, pace
 
 
 @pytest.fixture
@@ -140,7 +140,7 @@ def test_a_job_that_hangs_is_a_timeout(pool: WorkerPool, tmp_path: Path) -> None
 
 def test_a_slow_host_has_more_time(monkeypatch: pytest.MonkeyPatch) -> None:
     assert 1 <= pace() <= 30
-    monkeypatch.setattr("mnv2_tvm.device.workers.pace", lambda: 20.0)
+    monkeypatch.setattr("mnv2_tvm.measure.workers.pace", lambda: 20.0)
     with WorkerPool(1) as pool:
         one(pool, process_id)  # the child is there
         assert dict(pool.run(time.sleep, [(0.5,)], 0.1)) == {0: None}

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 from worker_jobs import PATIENCE_S, add, alive, hang, one, process_id
 
-from mnv2_tvm.device.failure import Failure
-from mnv2_tvm.device.workers import WorkerPool
+from mnv2_tvm.failures import Failure
+from mnv2_tvm.measure.workers import WorkerPool
 
 
 def test_children_leave_an_interrupt_to_the_parent() -> None:

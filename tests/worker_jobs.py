@@ -7,8 +7,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from mnv2_tvm.device.failure import DeviceError, Kind
-from mnv2_tvm.device.workers import WorkerPool
+from mnv2_tvm.failures import DeviceError, Kind
+from mnv2_tvm.measure.workers import WorkerPool
 
 PATIENCE_S = 60.0  # for what must happen soon; a loaded machine may take its time
 

@@ -9,7 +9,7 @@ import shutil
 import sys
 from typing import Any
 
-from mnv2_tvm.device.board import listen, serve
+from mnv2_tvm.devices.board import listen, serve
 
 WRONG = sys.argv.pop(1)
 serve_for_ever = listen.listen

@@ -7,8 +7,7 @@ import numpy as np
 
 from mnv2_tvm.deploy.manifest import Manifest
 from mnv2_tvm.errors import UserError, printable
-
-Floats = np.ndarray[Any, np.dtype[np.float32]]
+from mnv2_tvm.numbers import Floats
 
 _NORMALISE = "normalise them: (pixels / 255 - mean) / deviation, as mnv2_tvm.images does"
 

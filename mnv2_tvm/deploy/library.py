@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 
-import mnv2_tvm
 from mnv2_tvm.deploy.cpu_features import cpu_define
 from mnv2_tvm.deploy.elf import check_library
 from mnv2_tvm.deploy.link import compile_c, ffi_includes, link_shared, write_object
@@ -15,6 +14,7 @@ from mnv2_tvm.errors import UserError
 from mnv2_tvm.files import scratch_folder
 from mnv2_tvm.pipeline import Compilation
 from mnv2_tvm.target import Target
+from mnv2_tvm.versions import __version__
 
 MAX_THREADS = 64  # MNV2_MAX_THREADS of mnv2.h
 
@@ -113,13 +113,13 @@ def link_library(objects: Objects, target: Target, interface: Interface, path: P
 
 def write_header(interface: Interface, path: Path, template: str = HEADER) -> None:
     """Write a header of this package with the version and this network's name and sizes."""
-    major, minor, patch = mnv2_tvm.__version__.split(".")
+    major, minor, patch = __version__.split(".")
     inputs, outputs = interface.input_shape, interface.output_shape
     version: dict[str, object] = {
         "MNV2_VERSION_MAJOR": major,
         "MNV2_VERSION_MINOR": minor,
         "MNV2_VERSION_PATCH": patch,
-        "MNV2_VERSION": f'"{mnv2_tvm.__version__}"',
+        "MNV2_VERSION": f'"{__version__}"',
     }
     constants: dict[str, object] = {
         "MNV2_NETWORK": f'"{interface.name}"',

@@ -9,11 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from mnv2_tvm.deploy.arrays import Floats, check_memory, in_batches
+from mnv2_tvm.deploy.arrays import check_memory, in_batches
 from mnv2_tvm.deploy.manifest import MANIFEST, Manifest, file_sha256
 from mnv2_tvm.errors import UserError
 from mnv2_tvm.files import check_loadable
 from mnv2_tvm.host import this_host
+from mnv2_tvm.numbers import Floats
 from mnv2_tvm.replace import reading
 
 LIBRARY, HEADER = "libmnv2.so", "mnv2.h"

@@ -11,7 +11,7 @@ from mnv2_tvm.errors import UserError
 from mnv2_tvm.model import Architecture, relax_module
 from mnv2_tvm.passes.list_steps import aligned
 from mnv2_tvm.pipeline import Compilation, plan_network
-from mnv2_tvm.search.records import Decisions
+from mnv2_tvm.records.decisions import Decisions
 from mnv2_tvm.target import Microcontroller, Target
 
 # Before a network is built: more than any width takes for cortex-m7 and cortex-m4.

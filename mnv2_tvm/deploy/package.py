@@ -14,7 +14,6 @@ from pathlib import Path
 
 from elftools.elf.elffile import ELFFile
 
-import mnv2_tvm
 from mnv2_tvm.deploy.elf import check_object, linked_names
 from mnv2_tvm.deploy.library import Interface, compile_objects, link_library, write_header
 from mnv2_tvm.deploy.link import archive, link_object
@@ -23,6 +22,7 @@ from mnv2_tvm.deploy.localise import localise
 from mnv2_tvm.files import scratch_folder
 from mnv2_tvm.pipeline import Compilation
 from mnv2_tvm.target import Target
+from mnv2_tvm.versions import __version__
 
 STATIC_LIBRARY = Path("lib") / "libmnv2.a"
 
@@ -54,11 +54,11 @@ def write_package(network: Compilation, interface: Interface, folder: Path) -> N
 
 
 def _write_templates(target: Target, library: Path, folder: Path) -> None:
-    major, minor, _ = mnv2_tvm.__version__.split(".")
+    major, minor, _ = __version__.split(".")
     with library.open("rb") as file:
         pointer_bytes = ELFFile(file).elfclass // 8
     words = {
-        "@VERSION@": mnv2_tvm.__version__,
+        "@VERSION@": __version__,
         "@MAJOR@": major,
         "@MINOR@": minor,
         "@TARGET@": target.name,

@@ -9,9 +9,9 @@ from mnv2_tvm.deploy.elf import check_program
 from mnv2_tvm.deploy.library import Interface, compile_objects, write_header
 from mnv2_tvm.deploy.link import link_program
 from mnv2_tvm.deploy.loader import HEADER
+from mnv2_tvm.deploy.peak_loop import flop_per_round, write_loop
 from mnv2_tvm.files import scratch_folder
 from mnv2_tvm.numbers import TOLERANCE
-from mnv2_tvm.peak import flop_per_round, write_loop
 from mnv2_tvm.pipeline import Compilation
 from mnv2_tvm.target import Target
 

@@ -9,15 +9,15 @@ from math import inf
 from pathlib import Path
 from typing import Protocol
 
-from mnv2_tvm.device.failure import Failure, Kind
-from mnv2_tvm.device.workers import WorkerPool
+from mnv2_tvm.devices.rpc.farm import Job
+from mnv2_tvm.failures import Failure, Kind
 from mnv2_tvm.kernels import Schedule
 from mnv2_tvm.layer import Layer
-from mnv2_tvm.search.candidate import Result, Timing, build_candidate, judged, measure_candidate
-from mnv2_tvm.search.entries import Measurement
-from mnv2_tvm.search.farm import Job
-from mnv2_tvm.search.machine import Machine
-from mnv2_tvm.search.records import TuningLog
+from mnv2_tvm.measure.candidate import Result, Timing, build_candidate, judged, measure_candidate
+from mnv2_tvm.measure.workers import WorkerPool
+from mnv2_tvm.records.entries import Measurement
+from mnv2_tvm.records.machine import Machine
+from mnv2_tvm.records.tuning_log import TuningLog
 from mnv2_tvm.target import Target
 
 BUILDERS = 2

@@ -14,8 +14,8 @@ import xgboost
 
 from mnv2_tvm.kernels import KERNELS, Schedule
 from mnv2_tvm.layer import Epilogue, Layer
-from mnv2_tvm.search.entries import Measurement
-from mnv2_tvm.search.machine import Machine
+from mnv2_tvm.records.entries import Measurement
+from mnv2_tvm.records.machine import Machine
 from mnv2_tvm.target import Target
 
 _FEWEST_ROWS = 16  # below this a model knows less than chance

@@ -16,18 +16,18 @@ from typing import Protocol
 import numpy as np
 
 from mnv2_tvm.deploy.manifest import Manifest
-from mnv2_tvm.device.failure import Failure
-from mnv2_tvm.device.session import Address
-from mnv2_tvm.device.workers import WorkerPool
+from mnv2_tvm.devices.rpc.session import Address
 from mnv2_tvm.errors import UserError
+from mnv2_tvm.failures import Failure
 from mnv2_tvm.files import scratch_folder
 from mnv2_tvm.layer import Layer
+from mnv2_tvm.measure.progress import Progress
+from mnv2_tvm.measure.workers import WorkerPool
 from mnv2_tvm.model import Architecture
+from mnv2_tvm.records.decisions import Decisions
+from mnv2_tvm.records.machine import is_possible
 from mnv2_tvm.search.layers import LayerSearch
 from mnv2_tvm.search.libraries import Libraries
-from mnv2_tvm.search.machine import is_possible
-from mnv2_tvm.search.progress import Progress
-from mnv2_tvm.search.records import Decisions
 from mnv2_tvm.search.variants import (
     Choice,
     Kept,

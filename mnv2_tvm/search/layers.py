@@ -4,21 +4,21 @@ import itertools
 import random
 from dataclasses import dataclass, field
 
-from mnv2_tvm.device.failure import Kind
-from mnv2_tvm.device.session import Address
-from mnv2_tvm.device.workers import WorkerPool
+from mnv2_tvm.devices.rpc.farm import Farm
+from mnv2_tvm.devices.rpc.session import Address
 from mnv2_tvm.errors import UserError
+from mnv2_tvm.failures import Kind
 from mnv2_tvm.files import check_loadable, scratch_folder
 from mnv2_tvm.kernels import Schedule, schedule_class
+from mnv2_tvm.kernels.spaces import search_space
 from mnv2_tvm.layer import Layer
+from mnv2_tvm.measure.progress import Progress
+from mnv2_tvm.measure.workers import WorkerPool
+from mnv2_tvm.records.entries import RETRIED, Measurement
+from mnv2_tvm.records.machine import Machine, is_possible
+from mnv2_tvm.records.tuning_log import TuningLog
 from mnv2_tvm.search.candidate_bench import BUILDERS, Board, CandidateBench, Tally
 from mnv2_tvm.search.cost_model import CostModel
-from mnv2_tvm.search.entries import RETRIED, Measurement
-from mnv2_tvm.search.farm import Farm
-from mnv2_tvm.search.machine import Machine, is_possible
-from mnv2_tvm.search.progress import Progress
-from mnv2_tvm.search.records import TuningLog
-from mnv2_tvm.search.spaces import search_space
 from mnv2_tvm.target import Target
 
 _BATCH = 16

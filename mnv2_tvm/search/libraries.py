@@ -8,20 +8,20 @@ from typing import Any
 
 import numpy as np
 
-from mnv2_tvm.build import build
-from mnv2_tvm.device.failure import DeviceError, Failure, Kind
-from mnv2_tvm.device.remote_network import RemoteNetwork, open_networks
-from mnv2_tvm.device.session import Address
-from mnv2_tvm.device.workers import WorkerPool
+from mnv2_tvm.deploy.build import build
+from mnv2_tvm.devices.rpc.farm import boards_there
+from mnv2_tvm.devices.rpc.remote_network import RemoteNetwork, open_networks
+from mnv2_tvm.devices.rpc.session import Address
 from mnv2_tvm.errors import UserError
+from mnv2_tvm.failures import DeviceError, Failure, Kind
 from mnv2_tvm.layer import Layer
+from mnv2_tvm.measure.progress import Progress
+from mnv2_tvm.measure.turns import in_turn
+from mnv2_tvm.measure.workers import WorkerPool
 from mnv2_tvm.model import Architecture
-from mnv2_tvm.network import SourceNetwork
+from mnv2_tvm.model.source import SourceNetwork
 from mnv2_tvm.numbers import TOLERANCE, relative_error
-from mnv2_tvm.search.farm import boards_there
-from mnv2_tvm.search.progress import Progress
-from mnv2_tvm.search.records import Decisions
-from mnv2_tvm.search.turns import in_turn
+from mnv2_tvm.records.decisions import Decisions
 from mnv2_tvm.search.variants import Choice, Network, Samples
 
 _ROUNDS, _RUNS = 12, 12  # each round runs every library this many times, if there is time

@@ -10,8 +10,8 @@ import numpy as np
 from mnv2_tvm.kernels import Schedule
 from mnv2_tvm.layer import Layer
 from mnv2_tvm.model import Architecture
+from mnv2_tvm.records.decisions import Decisions
 from mnv2_tvm.search.layers import LayerSearch
-from mnv2_tvm.search.records import Decisions
 from mnv2_tvm.target import Target
 
 _VARIANTS = 6  # with the near-best of every layer

@@ -30,7 +30,8 @@ from mnv2_tvm.layer import Layer
 from mnv2_tvm.model import Architecture
 from mnv2_tvm.model.weights import load_weights
 from mnv2_tvm.npy_files import read_input
-from mnv2_tvm.search.records import Decisions, Measurement, Record, TuningLog
+from mnv2_tvm.records.decisions import Decisions
+from mnv2_tvm.records.tuning_log import Measurement, Record, TuningLog
 from mnv2_tvm.target import Target
 
 _MACHINE = "x86-avx2"

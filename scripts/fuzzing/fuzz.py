@@ -26,7 +26,7 @@ from mnv2_tvm.build import build
 from mnv2_tvm.cli import plain_console, run_verb
 from mnv2_tvm.errors import UserError
 from mnv2_tvm.model import Architecture
-from mnv2_tvm.network import SourceNetwork
+from mnv2_tvm.model.source import SourceNetwork
 from mnv2_tvm.target import Target
 from mnv2_tvm.untrusted import printable
 

@@ -17,10 +17,10 @@ from inputs import from_bytes, json_like
 from sandbox import Parse, Parser
 from tvm.rpc import base
 
-from mnv2_tvm.device import session, tracker
-from mnv2_tvm.device.listing import summary
-from mnv2_tvm.device.relay import _CALL, _RETURN, RefusedError, check_answer
-from mnv2_tvm.device.session import Address
+from mnv2_tvm.devices.rpc import session, tracker
+from mnv2_tvm.devices.rpc.listing import summary
+from mnv2_tvm.devices.rpc.relay import _CALL, _RETURN, RefusedError, check_answer
+from mnv2_tvm.devices.rpc.session import Address
 from mnv2_tvm.errors import UserError
 
 _PATIENCE_S = 0.3  # for an answer, in place of 5 s

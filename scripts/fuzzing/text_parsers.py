@@ -15,23 +15,23 @@ from inputs import Make, as_said, as_text, between, from_bytes, json_like, lines
 from sandbox import Parse, Parser
 
 from mnv2_tvm.cli import cpu_list, plain_console
+from mnv2_tvm.commands import Outcome
 from mnv2_tvm.deploy.manifest import Manifest
 from mnv2_tvm.deploy.memory_fit import byte_count
-from mnv2_tvm.device.emulate_bare_metal import _VALUES
-from mnv2_tvm.device.emulate_bare_metal import read_told as read_emulated
-from mnv2_tvm.device.listing import Board, board_table
-from mnv2_tvm.device.session import Address, _accepted
-from mnv2_tvm.device.told import told_by
-from mnv2_tvm.device.tracker import parse_address
+from mnv2_tvm.devices.emulate.bare_metal import _VALUES
+from mnv2_tvm.devices.emulate.bare_metal import read_told as read_emulated
+from mnv2_tvm.devices.program.adb import Adb
+from mnv2_tvm.devices.program.candidates import read_results
+from mnv2_tvm.devices.program.device import Device, parse_via
+from mnv2_tvm.devices.program.report import Report
+from mnv2_tvm.devices.program.told import read_told
+from mnv2_tvm.devices.rpc.listing import Board, board_table
+from mnv2_tvm.devices.rpc.session import Address, _accepted
+from mnv2_tvm.devices.rpc.told import told_by
+from mnv2_tvm.devices.rpc.tracker import parse_address
 from mnv2_tvm.layer import Layer
 from mnv2_tvm.target import Target
 from mnv2_tvm.versions import versions
-from mnv2_tvm.via.adb import Adb
-from mnv2_tvm.via.candidates import read_results
-from mnv2_tvm.via.device import Device, parse_via
-from mnv2_tvm.via.report import Report
-from mnv2_tvm.via.told import read_told
-from mnv2_tvm.via.transport import Outcome
 
 _LAYERS = [
     b"f32-dwconv-3x3s2-112x112x96",

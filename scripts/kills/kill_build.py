@@ -27,7 +27,7 @@ from mnv2_tvm import cli, load
 from mnv2_tvm.build import build
 from mnv2_tvm.errors import UserError
 from mnv2_tvm.model import Architecture
-from mnv2_tvm.network import SourceNetwork
+from mnv2_tvm.model.source import SourceNetwork
 from mnv2_tvm.numbers import TOLERANCE, relative_error
 from mnv2_tvm.replace import JOURNAL, tree_files
 from mnv2_tvm.target import Target

@@ -26,7 +26,7 @@ class Format:
 
 def _source_network(case: Case) -> Any:
     from mnv2_tvm.model import Architecture
-    from mnv2_tvm.network import SourceNetwork
+    from mnv2_tvm.model.source import SourceNetwork
 
     return SourceNetwork.make(Architecture(case.width, case.resolution), None, case.seed)
 
@@ -43,7 +43,7 @@ def _torch_module(case: Case) -> tuple[Any, Any]:
 def _library(case: Case, _: Path, path: Path) -> None:
     """Ours, on the records of this machine's target."""
     from mnv2_tvm.build import build
-    from mnv2_tvm.search.records import Decisions
+    from mnv2_tvm.records.decisions import Decisions
     from mnv2_tvm.target import Target
 
     target = Target.load(case.target)

@@ -22,10 +22,10 @@ from runners import OURS, PEERS
 from mnv2_tvm.deploy.manifest import Manifest
 from mnv2_tvm.errors import UserError
 from mnv2_tvm.host import this_host
+from mnv2_tvm.measure.peak import PeakProbe
 from mnv2_tvm.model import Architecture
-from mnv2_tvm.network import SourceNetwork
+from mnv2_tvm.model.source import SourceNetwork
 from mnv2_tvm.numbers import TOLERANCE, relative_error
-from mnv2_tvm.peak import PeakProbe
 from mnv2_tvm.target import Target
 
 

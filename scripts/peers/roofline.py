@@ -10,8 +10,8 @@ from mnv2_tvm.bench import bench
 from mnv2_tvm.build import build
 from mnv2_tvm.layer import Layer
 from mnv2_tvm.model import Architecture
-from mnv2_tvm.network import SourceNetwork
-from mnv2_tvm.search.records import Decisions
+from mnv2_tvm.model.source import SourceNetwork
+from mnv2_tvm.records.decisions import Decisions
 from mnv2_tvm.target import Target
 
 COLOURS = {"conv": "#7a4fa3", "dwconv": "#c8553d", "pwconv": "#1f6f8b", "avgpool": "#6b7075"}

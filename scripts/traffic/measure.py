@@ -30,9 +30,9 @@ from mnv2_tvm.kernels import Schedule, schedule_class
 from mnv2_tvm.kernels.inverted_residual import InvertedResidual
 from mnv2_tvm.layer import Layer
 from mnv2_tvm.model import Architecture
-from mnv2_tvm.network import SourceNetwork
+from mnv2_tvm.model.source import SourceNetwork
 from mnv2_tvm.pipeline import network_blocks
-from mnv2_tvm.search.records import Decisions
+from mnv2_tvm.records.decisions import Decisions
 from mnv2_tvm.target import Cache, Target
 
 MACHINE = "x86-avx2"  # valgrind knows no wider vectors

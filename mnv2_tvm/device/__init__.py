@@ -1,1 +1,0 @@
-"""Where candidates are built and measured: worker processes here, and boards over TVM RPC."""

@@ -1,0 +1,1 @@
+"""The machines that measure, and the ways to them."""

@@ -1,0 +1,1 @@
+"""Boards over TVM RPC, which a tracker lists."""

@@ -1,0 +1,1 @@
+"""How right and how fast: candidates, whole networks, memory and the peak, on any device."""

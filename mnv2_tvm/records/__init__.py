@@ -1,0 +1,1 @@
+"""What was measured and kept, and which schedule follows from it."""
