@@ -35,8 +35,8 @@ PROBE_TIMEOUT_S = 120
 TOOLS = (
     (("qemu-aarch64", "qemu-aarch64-static"), "device emulate", "apt install qemu-user"),
     (("qemu-system-arm",), "device emulate of a microcontroller", "apt install qemu-system-arm"),
-    (("ssh",), "--via ssh", "apt install openssh-client"),
-    (("adb",), "--via adb", "apt install adb"),
+    (("ssh",), "--on ssh:HOST", "apt install openssh-client"),
+    (("adb",), "--on adb", "apt install adb"),
 )
 
 

@@ -111,7 +111,13 @@ def test_a_search_with_a_board_that_dies_and_one_that_is_wrong(
 
         killer = threading.Thread(target=kill)
         killer.start()
-        report = tune(here, TINY, tracker=address, console=Console(file=said, width=200), **options)
+        report = tune(
+            here,
+            TINY,
+            on=["tracker:{}:{}".format(*address)],
+            console=Console(file=said, width=200),
+            **options,
+        )
         killer.join()
         assert wrong in addresses(address) and lost not in addresses(address)
     measured = log.measurements()
