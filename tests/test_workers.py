@@ -82,14 +82,20 @@ def test_a_pool_grows_and_starts_anew(pool: WorkerPool) -> None:
     assert one(pool, process_id) != before
 
 
+def crash(pool: WorkerPool, words: str) -> str:
+    """The message of a job that dies with these words, without what qemu adds on such a host."""
+    failure = one(pool, die, words)
+    assert isinstance(failure, Failure) and failure.kind is Kind.CRASH
+    return failure.message.partition("\nqemu: uncaught target signal")[0]
+
+
 def test_a_crash_names_the_signal_and_the_last_words(pool: WorkerPool) -> None:
     before = one(pool, process_id)
-    failure = one(pool, die, "vector of 3 lanes")
-    assert failure == Failure(Kind.CRASH, "the process ended with SIGSEGV. vector of 3 lanes")
+    assert crash(pool, "vector of 3 lanes") == "the process ended with SIGSEGV. vector of 3 lanes"
     after = one(pool, process_id)
     assert isinstance(before, int) and isinstance(after, int)
     assert after != before and not alive(before)
-    assert one(pool, die, "again") == Failure(Kind.CRASH, "the process ended with SIGSEGV. again")
+    assert crash(pool, "again") == "the process ended with SIGSEGV. again"
 
 
 def test_an_exit_is_a_crash_with_its_code(pool: WorkerPool) -> None:
