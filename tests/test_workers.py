@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from worker_jobs import (
     add,
     alive,
     answer_and_die,
+    compute,
     die,
     fail,
     hang,
@@ -39,6 +41,20 @@ def pool() -> Iterator[WorkerPool]:
     """One child, so that the next job shows what the last one left."""
     with WorkerPool(1) as pool:
         yield pool
+
+
+@contextmanager
+def busy(cpu: int, programs: int) -> Iterator[None]:
+    """A CPU that other programs want all the time."""
+    code = f"import os; os.sched_setaffinity(0, [{cpu}]); print(flush=True)\nwhile True: pass"
+    with ExitStack() as stack:
+        for _ in range(programs):
+            command = [sys.executable, "-c", code]
+            program = stack.enter_context(subprocess.Popen(command, stdout=subprocess.PIPE))
+            stack.callback(program.kill)
+            assert program.stdout is not None
+            program.stdout.readline()
+        yield
 
 
 def test_results_come_with_the_number_of_their_job() -> None:
@@ -150,6 +166,18 @@ def test_a_slow_host_has_more_time(monkeypatch: pytest.MonkeyPatch) -> None:
     with WorkerPool(1) as pool:
         one(pool, process_id)  # the child is there
         assert dict(pool.run(time.sleep, [(0.5,)], 0.1)) == {0: None}
+
+
+def test_the_time_that_others_have_the_cpu_does_not_count(
+    pool: WorkerPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mnv2_tvm.measure.workers.pace", lambda: 1.0)
+    one(pool, process_id)  # the child is there
+    cpu, timeout_s = min(os.sched_getaffinity(0)), 1.0
+    with busy(cpu, programs=4):
+        start = time.monotonic()
+        assert one(pool, compute, cpu, 0.5 * timeout_s, timeout_s=timeout_s) is None
+        assert time.monotonic() - start > timeout_s
 
 
 def test_failures_do_not_touch_the_jobs_beside_them(tmp_path: Path) -> None:
