@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from device_boards import wait_for_boards
+from device_boards import wait_for_boards, way
 
 from mnv2_tvm import load
 from mnv2_tvm.bench import bench
@@ -29,11 +29,6 @@ from mnv2_tvm.tune import tune
 
 TINY = Architecture(0.35, 32, classes=10)
 LAYERS = "f32-dwconv-3x3s1-?x?x*"
-
-
-def way(address: Address) -> str:
-    """As `--on` takes it."""
-    return "tracker:{}:{}".format(*address.tracker)
 
 
 def test_search_build_bench_and_run_on_an_emulated_board(rasp4: Address, tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from device_boards import (
     registered,
     wait_for_boards,
     wait_until,
+    way,
 )
 
 import mnv2_tvm.bench
@@ -35,6 +36,7 @@ from mnv2_tvm.devices.rpc.listing import summary
 from mnv2_tvm.devices.rpc.session import Address, Session
 from mnv2_tvm.devices.rpc.tracker import Tracker
 from mnv2_tvm.failures import DeviceError, Kind
+from mnv2_tvm.measure.bench import Plan
 from mnv2_tvm.model.source import SourceNetwork
 from mnv2_tvm.target import Target
 
@@ -104,7 +106,7 @@ def test_a_board_that_falls_silent_while_it_is_measured(
     thread.start()
     start = time.monotonic()
     with pytest.raises(DeviceError, match=r"timeout: .* did not answer within") as error:
-        mnv2_tvm.bench.bench_remotely(tiny.folder, tiny.network, address, runs=50)
+        mnv2_tvm.bench.bench(tiny.folder, tiny.network, Plan(50), on=way(address))
     assert time.monotonic() - start < SHORT_S + SLACK_S
     thread.join()
     assert error.value.board in addresses(address.tracker)

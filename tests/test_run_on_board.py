@@ -93,7 +93,7 @@ def test_logits_are_those_of_here(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--on", "tracker:nowhere:x"], "tracker:nowhere:x"),
+        (["--on", "tracker:nowhere:x"], "'nowhere:x'"),
         (["--threads", "65"], "65"),
     ],
 )

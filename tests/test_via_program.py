@@ -188,7 +188,9 @@ def test_options_that_do_not_go_together(capsys: pytest.CaptureFixture[str]) -> 
         for words, named in cases:
             code, _, errors = ended(capsys, main, *words.split())
             assert code == 1, words
-            assert errors.startswith("error: ") and named in errors, (words, errors)
+            *notes, last = errors.splitlines()
+            assert last.startswith("error: ") and named in last, (words, errors)
+            assert all(note.startswith("note: ") for note in notes)
 
 
 def told(text: str, target: str = "rasp4") -> dict[str, object]:

@@ -87,7 +87,12 @@ def open_devices(
     runner: str | None = None,
     say: Say = lambda text: None,
 ) -> Iterator[Device]:
-    """All of `ways` as one device, which a search measures on."""
+    """All of `ways` as one device, which a search measures on.
+
+    Raises UserError for ways whose devices take different files, as programs and libraries are.
+    """
+    if len({way == HERE or _tracker(way) is not None for way in ways}) > 1:
+        raise UserError(f"{', '.join(ways)} are different ways; search on the devices of one")
     with ExitStack() as stack:
         devices = [
             stack.enter_context(open_device(way, key, target, runner=runner, say=say))

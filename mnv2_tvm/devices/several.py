@@ -19,17 +19,11 @@ if TYPE_CHECKING:
 
 
 class Several:
-    """All must be alike, as times of two machines do not rank; a lost one is left out.
-
-    Raises UserError for devices that take different files, as one over ssh and a board of a
-    tracker do.
-    """
+    """All must be alike, as times of two machines do not rank; a lost one is left out."""
 
     def __init__(self, devices: Sequence[Device], say: Callable[[str], None]) -> None:
         self._devices, self._say = list(devices), say
         self.name = ", ".join(device.name for device in devices)
-        if len({device.builder for device in devices}) > 1:
-            raise UserError(f"{self.name} are reached in different ways; search on those of one")
 
     @property
     def builder(self) -> Builder:
