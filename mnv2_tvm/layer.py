@@ -8,22 +8,35 @@ block's input).
 """
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from math import prod
 from typing import Literal, get_args
 
+from mnv2_tvm.dtype import DTYPES, F32, Dtype
 from mnv2_tvm.errors import UserError
 
 # `irb` is an inverted residual block, `stem` the first convolution with the block after it.
 Operator = Literal["conv", "dwconv", "pwconv", "avgpool", "irb", "stem"]
 Epilogue = Literal["relu6", "linear", "residual"]
+Role = Literal["weight", "bias"]
 
 _WINDOW = {"conv": 3, "dwconv": 3, "pwconv": 1, "avgpool": 1, "irb": 3, "stem": 3}
 _BLOCKS = ("irb", "stem")
 _NAME = re.compile(
-    r"f32-(?P<operator>[a-z]+)(-3x3s(?P<stride>[12]))?-(?P<shape>\d{1,9}(x\d{1,9}){2,3})"
+    r"(?P<dtype>[a-z]+\d+)-(?P<operator>[a-z]+)(-3x3s(?P<stride>[12]))?-(?P<shape>\d{1,9}(x\d{1,9}){2,3})"
     r"(-(?P<hidden>\d{1,9})(?=-\d))?(-(?P<out_channels>\d{1,9}))?"
     r"(-(?P<epilogue>linear|residual))?"
 )
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One constant operand of a kernel; a weight's shape is [taps, in of a group, out channels]."""
+
+    part: int  # of the layer's parts with weights
+    role: Role
+    shape: tuple[int, ...]
+    storage: str  # type of its values
 
 
 @dataclass(frozen=True)
@@ -39,6 +52,7 @@ class Layer:
     stride: int = 1
     epilogue: Epilogue = "relu6"
     hidden_channels: int = 0  # expanded channels of a block
+    dtype: Dtype = F32
 
     @property
     def parts(self) -> tuple["Layer", ...]:
@@ -54,7 +68,8 @@ class Layer:
         between = (self.batch, first.out_height, first.out_width, hidden, hidden)
         middle = Layer("dwconv", *between, middle_stride)
         after = (self.batch, middle.out_height, middle.out_width, hidden, self.out_channels)
-        return first, middle, Layer("pwconv", *after, 1, self.epilogue)
+        last = Layer("pwconv", *after, 1, self.epilogue)
+        return tuple(replace(part, dtype=self.dtype) for part in (first, middle, last))
 
     @property
     def out_height(self) -> int:
@@ -77,6 +92,11 @@ class Layer:
         return (self.batch, self.out_height, self.out_width, self.out_channels)
 
     @property
+    def output_bytes(self) -> int:
+        """Of the whole output."""
+        return self.dtype.bytes * prod(self.output_shape)
+
+    @property
     def weight_shape(self) -> tuple[int, int, int] | None:
         """[taps, in channels of one group, out channels]; None for pooling and for blocks."""
         if self.operator == "avgpool" or self.operator in _BLOCKS:
@@ -88,6 +108,23 @@ class Layer:
     def weighted(self) -> tuple["Layer", ...]:
         """The parts that have weights."""
         return tuple(part for part in self.parts if part.weight_shape is not None)
+
+    @property
+    def parameters(self) -> tuple[Parameter, ...]:
+        """The constant operands in the order of the kernel's C signature."""
+        found = list[Parameter]()
+        for number, part in enumerate(self.weighted):
+            assert part.weight_shape is not None
+            found += [
+                Parameter(number, "weight", part.weight_shape, self.dtype.storage),
+                Parameter(number, "bias", (part.out_channels,), self.dtype.accumulator),
+            ]
+        return tuple(found)
+
+    @property
+    def weight_count(self) -> int:
+        """Values of all weights."""
+        return sum(prod(p.shape) for p in self.parameters if p.role == "weight")
 
     @property
     def flops(self) -> int:
@@ -105,7 +142,7 @@ class Layer:
         shape = (self.height, self.width, self.in_channels)
         if self.batch > 1:
             shape = (self.batch, *shape)  # type: ignore[assignment]
-        parts = ["f32", self.operator]
+        parts = [self.dtype.name, self.operator]
         if _WINDOW[self.operator] == 3:
             parts.append(f"3x3s{self.stride}")
         parts.append("x".join(map(str, shape)))
@@ -126,7 +163,8 @@ class Layer:
     def parse(cls, name: str) -> "Layer":
         """The layer that `name` names. Raises UserError if it is no layer's name."""
         match = _NAME.fullmatch(name)
-        if match is None or match["operator"] not in get_args(Operator):
+        dtype = DTYPES.get(match["dtype"]) if match else None
+        if match is None or dtype is None or match["operator"] not in get_args(Operator):
             raise UserError(f"'{name}' is not a layer's name (e.g. f32-dwconv-3x3s2-112x112x96)")
         *batch, height, width, channels = map(int, match["shape"].split("x"))
         operator = match["operator"]
@@ -140,6 +178,7 @@ class Layer:
             stride=int(match["stride"] or 1),
             epilogue=match["epilogue"] or ("linear" if operator == "avgpool" else "relu6"),  # type: ignore[arg-type]
             hidden_channels=int(match["hidden"] or 0),
+            dtype=dtype,
         )
         if layer.name != name or layer.has_no_extent():
             raise UserError(f"'{name}' is not a layer's name (it would read '{layer.name}')")

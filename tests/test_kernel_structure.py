@@ -115,7 +115,8 @@ def test_packing_keeps_every_weight_once_and_panels_together(target: Target) -> 
         weight = np.arange(taps * depth * channels, dtype=np.float32).reshape(layer.weight_shape)
         for schedule in sample(layer, target, SAMPLES):
             case = f"{layer.name}: {schedule}"
-            (packed,) = schedule.pack(layer, [weight])
+            bias = np.zeros(channels, np.float32)
+            packed, _ = schedule.pack(layer, [weight, bias])
             np.testing.assert_array_equal(np.sort(packed), weight.reshape(-1), case)
             first = min(schedule.panel, channels)
             panel = packed[: taps * depth * first].reshape(taps, depth, first)

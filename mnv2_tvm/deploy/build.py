@@ -155,7 +155,7 @@ def _manifest(
         cpu_features=list(target.host.features),
         input_shape=list(interface.input_shape),
         output_shape=list(interface.output_shape),
-        dtype="float32",
+        dtype=layers[0].dtype.storage,
         width=architecture.width,
         resolution=architecture.resolution,
         classes=architecture.classes,

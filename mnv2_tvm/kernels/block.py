@@ -99,7 +99,7 @@ class Block:
 
     def _expand_pixels(self, row: Index, start: Index) -> None:
         part, o, tiles = self._first, self._o, self._tiles
-        weight, bias = o.weights[0]
+        weight, bias = o.parts[0]["weight"], o.parts[0]["bias"]
         depth = part.in_channels
         line = (self._image * part.height + row) * part.width
         for n, tile_n in tile_loop(self._chunk, tiles.expand_n, o.span, name="n"):
@@ -118,7 +118,7 @@ class Block:
 
     def _expand_image(self, row: Index, start: Index) -> None:
         part, o, tiles = self._first, self._o, self._tiles
-        weight, bias = o.weights[0]
+        weight, bias = o.parts[0]["weight"], o.parts[0]["bias"]
         depth, stride = part.in_channels, part.stride
         line = self._image * part.height
         rows = (row, T.max(0, 1 - row * stride), T.min(3, part.height + 1 - row * stride))
@@ -173,7 +173,7 @@ class Block:
     ) -> None:
         part, o, chunk = self._middle, self._o, self._chunk
         (i, tile_y), (x, tile_x), (c, tile_c) = rows, columns, channels
-        weight, bias = o.weights[1]
+        weight, bias = o.parts[1]["weight"], o.parts[1]["bias"]
         stride, strip = part.stride, self._strip(y)
         acc = self._started(tile_y * tile_x, tile_c, bias, self._c + c)
 
@@ -197,7 +197,7 @@ class Block:
     def project(self, y: Index, rows: int) -> None:
         """Add the strip's product to the output; the first chunk starts it."""
         part, o, tiles = self._last, self._o, self._tiles
-        weight, bias = o.weights[2]
+        weight, bias = o.parts[2]["weight"], o.parts[2]["bias"]
         scratch: Any = o.scratch
         strip = self._strip(y)
         channels, hidden, chunk = part.out_channels, part.in_channels, self._chunk

@@ -17,7 +17,6 @@ After Sandler et al., MobileNetV2 (2018), section 5, memory efficient inference.
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import product
-from math import prod
 from typing import Self
 
 from mnv2_tvm.kernels.block import Block, Order, Tiles, in_place, ring_columns, ring_rows
@@ -85,9 +84,9 @@ class InvertedResidual(Tiles, Schedule):
         """
         if target.microcontroller is not None:
             return True
-        weights = sum(prod(part.weight_shape or ()) for part in layer.parts)
-        scratch = cls.default(layer, target).scratch_floats(layer)
-        return 4 * (weights + scratch) <= target.cache.l2_bytes
+        weights = layer.dtype.bytes * layer.weight_count
+        scratch = 4 * cls.default(layer, target).scratch_floats(layer)
+        return weights + scratch <= target.cache.l2_bytes
 
     def registers(self, layer: Layer, target: Target) -> int:
         """Of the part that takes the most."""

@@ -16,8 +16,7 @@ class Description:
 
     layer: Layer
     x: int
-    weight: int | None = None
-    bias: int | None = None
+    parameters: tuple[int, ...] = ()  # in the order of `layer.parameters`
     residual: int | None = None
 
 
@@ -46,7 +45,7 @@ def describe_layer(function: relax.Function) -> Description:
         _require(other in position, "a layer added to itself")
         _require(_shape(other) == layer.output_shape, f"an addition of shape {_shape(other)}")
         residual = position[other]
-    return Description(layer, x, weight, position[bias], residual)
+    return Description(layer, x, (weight, position[bias]), residual)
 
 
 def _other(addition: Any, known: Any) -> Any:

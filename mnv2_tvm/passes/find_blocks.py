@@ -18,7 +18,7 @@ class Operation:
 
     layer: Layer
     x: Any
-    weights: tuple[tuple[Any, Any], ...]  # (weight, bias) constants of each part
+    parameters: tuple[Any, ...]  # constants, in the order of `layer.parameters`
     residual: Any | None
 
 
@@ -54,9 +54,9 @@ def _read(value: Any) -> list[Any]:
 
 
 def _operation(call: Any, part: Description) -> Operation:
-    weights = () if part.weight is None else ((call.args[part.weight], call.args[part.bias]),)
+    parameters = tuple(call.args[position] for position in part.parameters)
     residual = None if part.residual is None else call.args[part.residual]
-    return Operation(part.layer, call.args[part.x], weights, residual)
+    return Operation(part.layer, call.args[part.x], parameters, residual)
 
 
 def _block(
@@ -78,8 +78,8 @@ def _block(
         return None
     if last.residual is not None and not last.residual.same_as(first.x):
         return None
-    weights = first.weights + middle.weights + last.weights
-    return Operation(whole, first.x, weights, last.residual)
+    parameters = first.parameters + middle.parameters + last.parameters
+    return Operation(whole, first.x, parameters, last.residual)
 
 
 def absorbed(variable: Any, found: Mapping[Any, tuple[Operation, ...]]) -> tuple[Any, Any]:
