@@ -60,15 +60,15 @@ def torch_result(layer: Layer, operands: Operands) -> np.ndarray[Any, np.dtype[n
         y = y.mean(dim=(2, 3), keepdim=True)
     weights_of, biases = operands.parameters[::2], operands.parameters[1::2]
     for part, weights, bias in zip(layer.weighted, weights_of, biases, strict=True):
-        taps, depth, channels = weights.shape
-        window = 3 if taps == 9 else 1
-        weight = _double(weights).reshape(window, window, depth, channels)
+        _, depth, channels = weights.shape
+        window, side = part.window, part.window.size
+        weight = _double(weights).reshape(side, side, depth, channels)
         y = functional.conv2d(
-            y,
+            functional.pad(y, (window.before, window.after) * 2),
             weight.permute(3, 2, 0, 1),
             _double(bias),
-            stride=part.stride,
-            padding=window // 2,
+            stride=window.stride,
+            dilation=window.dilation,
             groups=part.in_channels // depth,
         )
         y = y.clamp(0, 6) if part.epilogue == "relu6" else y

@@ -8,8 +8,9 @@ import tvm_ffi
 from kernel_layers import SAMPLES, each_kind, sample, tile_layers
 from tvm import tirx
 
-from mnv2_tvm.kernels import Schedule, schedule_class
+from mnv2_tvm.kernels import Schedule, default_schedule
 from mnv2_tvm.kernels.registers import cut
+from mnv2_tvm.kernels.spaces import search_space
 from mnv2_tvm.layer import Layer
 from mnv2_tvm.target import Target
 
@@ -38,7 +39,7 @@ def accumulators(function: tirx.PrimFunc) -> list[set[str]]:
 def test_emitted_functions_keep_to_the_register_file(target: Target) -> None:
     """Counted in the emitted functions, not asked of the schedules."""
     for layer in tile_layers(target.vector.lanes):
-        space = schedule_class(layer).space(layer, target)
+        space = list(search_space(layer, target))
         fullest = max(space, key=lambda point: point.registers(layer, target))
         few = sample(layer, target, 2)
         for schedule in dict.fromkeys([fullest, *few]):
@@ -101,7 +102,7 @@ def test_accumulators_of_a_left_over_panel_fit_too(here: Target, operator: str) 
     layer = Layer.parse(
         f"f32-{operator}-{'3x3s1-' if operator == 'conv' else ''}3x31x3-{channels}-linear"
     )
-    for schedule in schedule_class(layer).space(layer, here):
+    for schedule in search_space(layer, here):
         largest = max(map(len, accumulators(schedule.emit(layer, here))))
         assert largest <= here.vector.registers, str(schedule)
 
@@ -143,5 +144,5 @@ def test_channels_are_cut_into_the_widest_vectors() -> None:
 )
 def test_far_weights_are_fetched_a_panel_ahead(target: str, name: str, fetches: bool) -> None:
     machine, layer = Target.load(target), Layer.parse(name)
-    schedule = schedule_class(layer).default(layer, machine)
+    schedule = default_schedule(layer, machine)
     assert ("prefetch" in str(schedule.emit(layer, machine))) == fetches

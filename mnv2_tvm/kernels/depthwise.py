@@ -1,4 +1,4 @@
-"""Depthwise 3x3 convolution, padding 1, stride 1 or 2.
+"""Depthwise 3x3 convolution, stride 1 or 2.
 
     for c in panels of tile_c:              # order "cyx"; "ycx" and "yxc" move it inwards
       for y in tiles of tile_y:             # tiles at the border are peeled ...
@@ -20,7 +20,8 @@ from functools import partial
 from itertools import product
 from typing import Any, Literal, Self
 
-from mnv2_tvm.kernels.loops import Index, inside, tile_count, tile_loop, window_loop
+from mnv2_tvm.dtype import F32
+from mnv2_tvm.kernels.loops import Index, inside, is_peelable, tile_count, tile_loop, window_loop
 from mnv2_tvm.kernels.registers import (
     RegisterTile,
     Value,
@@ -42,6 +43,11 @@ class Depthwise(Schedule):
     tile_x: int  # output columns
     tile_c: int  # channels, also of a weight panel
     order: Literal["cyx", "ycx", "yxc"]  # outer loops, outermost first
+
+    @classmethod
+    def computes(cls, layer: Layer) -> bool:
+        """float32, and a window whose border can be peeled."""
+        return (layer.operator, layer.dtype) == ("dwconv", F32) and is_peelable(layer.window)
 
     @classmethod
     def space(cls, layer: Layer, target: Target) -> list[Self]:
@@ -131,7 +137,7 @@ class Depthwise(Schedule):
             "y": lambda: window_loop(
                 layer.out_height,
                 layer.height,
-                layer.stride,
+                layer.window,
                 self.tile_y,
                 operands.span,
                 shared=by_rows,
@@ -140,7 +146,7 @@ class Depthwise(Schedule):
             "x": lambda: window_loop(
                 layer.out_width,
                 layer.width,
-                layer.stride,
+                layer.window,
                 self.tile_x,
                 operands.span,
                 name="x",
@@ -171,12 +177,12 @@ def _tile(
     channels: tuple[Index, int],
 ) -> None:
     (y0, tile_y), (x0, tile_x), (c0, tile_c) = rows, columns, channels
-    stride, depth = layer.stride, layer.out_channels
+    stride, before, depth = layer.window.stride, layer.window.before, layer.out_channels
     acc = RegisterTile(tile_y * tile_x, tile_c, target.vector)
     acc.fill(lambda row, j, lanes: load(o.bias, c0 + j, lanes))
 
     def pixel(dy: int, dx: int, c: int, lanes: int) -> Value | None:
-        y, x = y0 * stride + (dy - 1), x0 * stride + (dx - 1)
+        y, x = y0 * stride + (dy - before), x0 * stride + (dx - before)
         if not (inside(y, layer.height) and inside(x, layer.width)):
             return None
         return load(o.x, ((n * layer.height + y) * layer.width + x) * depth + c0 + c, lanes)

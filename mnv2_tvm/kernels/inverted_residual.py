@@ -40,6 +40,16 @@ class InvertedResidual(Tiles, Schedule):
     """The fused block with its decisions; `block.py` has its loops."""
 
     @classmethod
+    def computes(cls, layer: Layer) -> bool:
+        """Where the kernels of its parts do."""
+        return (
+            len(layer.parts) == 3
+            and _dense(layer).computes(layer.parts[0])
+            and Depthwise.computes(layer.parts[1])
+            and Pointwise.computes(layer.parts[2])
+        )
+
+    @classmethod
     def space(cls, layer: Layer, target: Target) -> list[Self]:
         """Strips, chunks, and the best few register tiles of each part by their own rules."""
         lanes, hidden, height = target.vector.lanes, layer.hidden_channels, layer.out_height
@@ -123,7 +133,7 @@ class InvertedResidual(Tiles, Schedule):
     def scratch_floats(self, layer: Layer) -> int:
         """The ring and the strip, unless that lies in the ring."""
         middle = layer.parts[1]
-        ring = ring_rows(self.rows, middle.stride) * ring_columns(middle)
+        ring = ring_rows(self.rows, middle.window) * ring_columns(middle)
         strip = 0 if in_place(self.rows) else self.rows * middle.out_width
         return (ring + strip) * min(self.chunk, layer.hidden_channels)
 
@@ -142,6 +152,11 @@ class InvertedResidual(Tiles, Schedule):
                         block.expand(row)
                     block.depthwise(y, rows)
                     block.project(y, rows)
+
+
+def _dense(layer: Layer) -> type[Conv3x3 | Pointwise]:
+    """The kernel of the block's first part."""
+    return Conv3x3 if layer.operator == "stem" else Pointwise
 
 
 def _best_tiles(part: Layer, target: Target) -> list[tuple[int, int]]:

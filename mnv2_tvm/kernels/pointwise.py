@@ -17,6 +17,7 @@ from functools import partial
 from itertools import product
 from typing import Literal, Self
 
+from mnv2_tvm.dtype import F32
 from mnv2_tvm.kernels.loops import Index, Span, tile_count, tile_loop
 from mnv2_tvm.kernels.prefetch import Ahead, are_far
 from mnv2_tvm.kernels.registers import (
@@ -29,6 +30,7 @@ from mnv2_tvm.kernels.registers import (
 from mnv2_tvm.kernels.schedule import Operands, Schedule, distinct
 from mnv2_tvm.layer import Layer
 from mnv2_tvm.target import Target
+from mnv2_tvm.window import Window
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,11 @@ class Pointwise(Schedule):
     tile_n: int  # output channels of the register tile and of a weight panel
     order: Literal["mn", "nm"]  # outer loops, outermost first
     unroll_k: int  # steps of the reduction in one body of the innermost loop
+
+    @classmethod
+    def computes(cls, layer: Layer) -> bool:
+        """float32, of all pixels."""
+        return (layer.operator, layer.dtype, layer.window) == ("pwconv", F32, Window(1))
 
     @classmethod
     def space(cls, layer: Layer, target: Target) -> list[Self]:

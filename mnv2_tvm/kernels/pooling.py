@@ -12,6 +12,7 @@ from typing import Self
 
 from tvm.script.ir_builder import tirx as T
 
+from mnv2_tvm.dtype import F32
 from mnv2_tvm.kernels.loops import tile_count, tile_loop
 from mnv2_tvm.kernels.registers import RegisterTile, broadcast, load, vectors
 from mnv2_tvm.kernels.schedule import Operands, Schedule
@@ -24,6 +25,11 @@ class AveragePool(Schedule):
     """Decisions of global average pooling."""
 
     tile_c: int  # channels of the register tile
+
+    @classmethod
+    def computes(cls, layer: Layer) -> bool:
+        """float32."""
+        return (layer.operator, layer.dtype) == ("avgpool", F32)
 
     @classmethod
     def space(cls, layer: Layer, target: Target) -> list[Self]:

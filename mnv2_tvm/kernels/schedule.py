@@ -51,6 +51,16 @@ class Schedule(ABC):
 
     @classmethod
     @abstractmethod
+    def computes(cls, layer: Layer) -> bool:
+        """Whether the kernel is for such layers: their operator, dtype, window and epilogue."""
+
+    @classmethod
+    def accepts(cls, layer: Layer, target: Target) -> bool:
+        """Whether it can do the layer on the target: here, wherever it computes it."""
+        return cls.computes(layer)
+
+    @classmethod
+    @abstractmethod
     def space(cls, layer: Layer, target: Target) -> list[Self]:
         """Every point worth measuring: inside the register budget, no two emitting the same."""
 

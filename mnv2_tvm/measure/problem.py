@@ -61,12 +61,13 @@ def _reference(
     bias: np.ndarray,
     residual: np.ndarray | None,
 ) -> Array:
-    taps, depth, channels = weight.shape
-    side = 3 if taps == 9 else 1
+    _, depth, channels = weight.shape
+    window, side = layer.window, layer.window.size
     depthwise = layer.operator == "dwconv"
     shape = (side, side, channels, 1) if depthwise else (side, side, depth, channels)
-    window = weight.reshape(shape).astype(np.float64)
-    y: Array = conv2d(x, window, layer.stride, side // 2, depthwise=depthwise) + bias
+    taps = weight.reshape(shape).astype(np.float64)
+    padding = (window.before, window.after)
+    y: Array = conv2d(x, taps, window.stride, padding, depthwise=depthwise) + bias
     if layer.epilogue == "relu6":
         y = y.clip(0, 6)
     if layer.epilogue == "residual":

@@ -66,11 +66,12 @@ def _block(
     first = found[middle.x][0] if middle and middle.x in found else None
     if middle is None or first is None or not readers[last.x] == readers[middle.x] == 1:
         return None
+    stem = first.layer.operator == "conv"
     whole = replace(
         first.layer,
-        operator="stem" if first.layer.operator == "conv" else "irb",
+        operator="stem" if stem else "irb",
         out_channels=last.layer.out_channels,
-        stride=first.layer.stride * middle.layer.stride,
+        window=first.layer.window if stem else middle.layer.window,
         epilogue=last.layer.epilogue,
         hidden_channels=first.layer.out_channels,
     )

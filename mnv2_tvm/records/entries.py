@@ -12,7 +12,7 @@ import msgspec
 
 from mnv2_tvm.errors import UserError
 from mnv2_tvm.failures import Failure, Kind
-from mnv2_tvm.kernels import Schedule, schedule_class
+from mnv2_tvm.kernels import KERNELS, Schedule
 from mnv2_tvm.layer import Layer
 from mnv2_tvm.records.machine import Machine
 from mnv2_tvm.untrusted import convert
@@ -170,4 +170,12 @@ def _layer(name: str) -> Layer:
 
 
 def _schedule(layer: Layer, decisions: _Decisions) -> Schedule:
-    return schedule_class(layer).from_json(decisions)
+    """Of the first kernel for such layers whose decisions these are."""
+    faults = list[UserError]()
+    for kernel in KERNELS:
+        if kernel.computes(layer):
+            try:
+                return kernel.from_json(decisions)
+            except UserError as error:
+                faults.append(error)
+    raise faults[0] if faults else UserError(f"no kernel for {layer.name}")

@@ -12,8 +12,8 @@ from typing import get_args
 import numpy as np
 import xgboost
 
-from mnv2_tvm.kernels import KERNELS, Schedule
-from mnv2_tvm.layer import Epilogue, Layer
+from mnv2_tvm.kernels import Schedule
+from mnv2_tvm.layer import Epilogue, Layer, Operator
 from mnv2_tvm.records.entries import Measurement
 from mnv2_tvm.records.machine import Machine
 from mnv2_tvm.target import Target
@@ -104,11 +104,11 @@ def features(layer: Layer, schedule: Schedule, target: Target) -> list[float]:
     ]
     panel_bytes = schedule.panel_bytes(layer)
     return [
-        *(float(layer.operator == name) for name in KERNELS),
+        *(float(layer.operator == name) for name in get_args(Operator)),
         *(float(layer.epilogue == name) for name in get_args(Epilogue)),
         *(float(decisions.get("order") == name) for name in _ORDERS),
         *(log2(extent) for extent in shape),
-        float(layer.stride),
+        float(layer.window.stride),
         log2(layer.flops),
         *map(float, tiles),
         *waste,
