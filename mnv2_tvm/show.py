@@ -127,6 +127,7 @@ def _print(shown: Shown, target: Target, console: Console) -> None:
     table.add_row("target", f"{target.name}: {target.description}")
     table.add_row("FLOPs", f"{shown.layer.flops}")
     apart = "" if shown.fused else "layer by layer; as one kernel it would be "
+    table.add_row("kernel", shown.schedule.kernel())
     table.add_row("decisions", f"{apart}{shown.schedule}")
     table.add_row("from", origin)
     table.add_row(

@@ -173,8 +173,9 @@ def _manifest(
                 "name": layer.name,
                 "flops": layer.flops,
                 "source": decisions.source(layer),
-                "decisions": decisions.schedule(layer).to_json(),
+                "kernel": schedule.kernel(),
+                "decisions": schedule.to_json(),
             }
-            for layer in layers
+            for layer, schedule in zip(layers, map(decisions.schedule, layers), strict=True)
         ],
     )

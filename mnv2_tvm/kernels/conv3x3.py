@@ -86,6 +86,13 @@ class Conv3x3(Schedule):
         loads = (self.tile_x + columns) / vector.loads_per_cycle
         return tiles * max(multiply_adds, loads, vector.fma_latency), tiles * loads
 
+    def extents(self, layer: Layer) -> dict[str, int]:
+        """Columns and channels."""
+        return {
+            "tile_x": layer.out_width,
+            "tile_n": layer.out_channels,
+        }
+
     def registers(self, layer: Layer, target: Target) -> int:
         """Accumulators, a row of weight vectors, and a broadcast pixel."""
         columns = most_vectors(self.tile_n, layer.out_channels, target.vector.lanes)

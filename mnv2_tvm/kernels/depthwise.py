@@ -101,6 +101,14 @@ class Depthwise(Schedule):
                 return fitting[0]  # channels outermost, where the orders differ
         return space[0]
 
+    def extents(self, layer: Layer) -> dict[str, int]:
+        """Rows, columns and channels."""
+        return {
+            "tile_y": layer.out_height,
+            "tile_x": layer.out_width,
+            "tile_c": layer.out_channels,
+        }
+
     def registers(self, layer: Layer, target: Target) -> int:
         """Accumulators, an input vector, and the weights.
 

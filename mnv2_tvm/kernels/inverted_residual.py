@@ -98,6 +98,20 @@ class InvertedResidual(Tiles, Schedule):
         scratch = 4 * cls.default(layer, target).scratch_floats(layer)
         return weights + scratch <= target.cache.l2_bytes
 
+    def extents(self, layer: Layer) -> dict[str, int]:
+        """Of the whole block, not of a strip or a chunk."""
+        return {
+            "rows": layer.out_height,
+            "chunk": layer.hidden_channels,
+            "expand_m": layer.parts[0].out_width,
+            "expand_n": layer.hidden_channels,
+            "tile_y": layer.out_height,
+            "tile_x": layer.out_width,
+            "tile_c": layer.hidden_channels,
+            "project_m": layer.out_height * layer.out_width,
+            "project_n": layer.out_channels,
+        }
+
     def registers(self, layer: Layer, target: Target) -> int:
         """Of the part that takes the most."""
         return max(part.registers(one, target) for part, one in self._parts(layer))

@@ -104,6 +104,14 @@ class Pointwise(Schedule):
                 all_loads += row_tiles * panels * loads
         return cycles, all_loads
 
+    def extents(self, layer: Layer) -> dict[str, int]:
+        """Pixels, channels and the reduction."""
+        return {
+            "tile_m": _pixels(layer),
+            "tile_n": layer.out_channels,
+            "unroll_k": layer.in_channels,
+        }
+
     def registers(self, layer: Layer, target: Target) -> int:
         """Accumulators, a row of weight vectors, and a broadcast pixel."""
         columns = most_vectors(self.tile_n, layer.out_channels, target.vector.lanes)

@@ -43,6 +43,12 @@ class AveragePool(Schedule):
         vector = target.vector
         return cls(min(vector.fma_latency * vector.fma_per_cycle * vector.lanes, layer.in_channels))
 
+    def extents(self, layer: Layer) -> dict[str, int]:
+        """Channels."""
+        return {
+            "tile_c": layer.out_channels,
+        }
+
     def registers(self, layer: Layer, target: Target) -> int:
         """The accumulators; inputs are memory operands."""
         return vectors(self.tile_c, target.vector.lanes)

@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
-from math import prod
+from math import log2, prod
 from typing import Any, Self, TypeVar, get_args, get_type_hints
 
 import numpy as np
@@ -17,6 +17,7 @@ from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
 
 from mnv2_tvm.errors import UserError
+from mnv2_tvm.kernels.features import of_decisions, of_layer
 from mnv2_tvm.kernels.loops import Span
 from mnv2_tvm.layer import Layer, Role
 from mnv2_tvm.target import Target
@@ -48,6 +49,11 @@ class Operands:
 @dataclass(frozen=True)
 class Schedule(ABC):
     """The decisions of one kernel for one layer; subclasses add their fields."""
+
+    @classmethod
+    def kernel(cls) -> str:
+        """The kernel's name in records and manifests."""
+        return cls.__name__
 
     @classmethod
     @abstractmethod
@@ -119,6 +125,24 @@ class Schedule(ABC):
     def scratch_floats(self, layer: Layer) -> int:
         """Floats of memory that each thread needs while the kernel runs."""
         return 0
+
+    def extents(self, layer: Layer) -> dict[str, int]:
+        """What a decision cuts into tiles, by the decision's name."""
+        return {}
+
+    def features(self, layer: Layer, target: Target) -> dict[str, float]:
+        """What may decide the speed: the shape, every decision, and what follows of both."""
+        panel_bytes, cache = self.panel_bytes(layer), target.cache
+        return {
+            f"kernel={self.kernel()}": 1.0,
+            **of_layer(layer),
+            **of_decisions(self.to_json(), self.extents(layer)),
+            "registers": self.registers(layer, target) / target.vector.registers,
+            "tasks": log2(self.tasks(layer)),
+            "scratch of L2": 4 * self.scratch_floats(layer) / cache.l2_bytes,
+            "panel of L1": panel_bytes / cache.l1_bytes,
+            "panel of L2": panel_bytes / cache.l2_bytes,
+        }
 
     def emit(self, layer: Layer, target: Target, ahead_bytes: int = 0) -> tirx.PrimFunc:
         """One TIR function (x, parameters, [residual], first, last, y, [scratch]), NHWC.
