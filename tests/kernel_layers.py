@@ -6,6 +6,7 @@ import random
 import pytest
 from conftest import machines
 
+from mnv2_tvm.dtype import F32
 from mnv2_tvm.kernels import Schedule
 from mnv2_tvm.kernels.spaces import search_space
 from mnv2_tvm.layer import Layer
@@ -71,7 +72,7 @@ def block_layers(lanes: int) -> list[Layer]:
 def kinds() -> list[Target]:
     """A target for each size of the register file."""
     targets = map(Target.load, machines())
-    return list({(t.vector.lanes, t.vector.registers): t for t in targets}.values())
+    return list({(t.vector.lanes(F32), t.vector.registers): t for t in targets}.values())
 
 
 each_kind = pytest.mark.parametrize("target", kinds(), ids=lambda target: target.name)

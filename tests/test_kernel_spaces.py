@@ -9,6 +9,7 @@ import pytest
 import tvm_ffi
 from kernel_layers import SAMPLES, block_layers, each_kind, sample, tile_layers
 
+from mnv2_tvm.dtype import F32
 from mnv2_tvm.errors import UserError
 from mnv2_tvm.kernels import Schedule
 from mnv2_tvm.kernels.spaces import search_space
@@ -46,7 +47,7 @@ def test_spaces_of_networks_hold_distinct_points_inside_the_register_file(target
 
 @each_kind
 def test_spaces_at_the_edge_hold_the_default(target: Target) -> None:
-    for layer in tile_layers(target.vector.lanes):
+    for layer in tile_layers(target.vector.lanes(F32)):
         space = space_of(layer, target)
         if len(space) > 1:  # where nothing fits, the smallest tile alone is there
             most = max(p.registers(layer, target) for p in space)
@@ -56,7 +57,7 @@ def test_spaces_at_the_edge_hold_the_default(target: Target) -> None:
 def test_every_channel_count_has_a_default_in_its_space(target: Target) -> None:
     operators: tuple[Operator, ...] = ("conv", "pwconv", "avgpool", "dwconv")
     for operator in operators:
-        for channels in range(1, 4 * target.vector.lanes + 2):
+        for channels in range(1, 4 * target.vector.lanes(F32) + 2):
             layer = Layer.of(operator, 1, 3, 3, channels, channels)
             space = list(search_space(layer, target))
             assert default_schedule(layer, target) in space, layer.name
@@ -64,7 +65,7 @@ def test_every_channel_count_has_a_default_in_its_space(target: Target) -> None:
 
 @pytest.mark.parametrize("operator", ["dwconv", "pwconv"])
 def test_no_two_points_emit_the_same_kernel(here: Target, operator: str) -> None:
-    lanes = here.vector.lanes
+    lanes = here.vector.lanes(F32)
     layer = Layer.parse(
         f"f32-pwconv-4x4x8-{lanes}" if operator == "pwconv" else f"f32-dwconv-3x3s1-4x4x{lanes}"
     )
@@ -75,14 +76,14 @@ def test_no_two_points_emit_the_same_kernel(here: Target, operator: str) -> None
 
 @each_kind
 def test_decisions_survive_json(target: Target) -> None:
-    layers = tile_layers(target.vector.lanes) + block_layers(target.vector.lanes)
+    layers = tile_layers(target.vector.lanes(F32)) + block_layers(target.vector.lanes(F32))
     for point in (point for layer in layers for point in sample(layer, target, SAMPLES)):
         assert type(point).from_json(json.loads(json.dumps(point.to_json()))) == point
 
 
 @each_kind
 def test_spaces_of_blocks_hold_points_inside_the_register_file(target: Target) -> None:
-    for layer in block_layers(target.vector.lanes):
+    for layer in block_layers(target.vector.lanes(F32)):
         space = space_of(layer, target)
         for chunk in {p.chunk for p in space}:
             taken = [p.registers(layer, target) for p in space if p.chunk == chunk]
@@ -96,9 +97,9 @@ def test_spaces_of_blocks_have_light_tiles_beside_the_full_ones() -> None:
     space = list(search_space(layer, target))
     for part in ("expand", "project"):
         tiles = {(getattr(point, f"{part}_m"), getattr(point, f"{part}_n")) for point in space}
-        light = {(m, n) for m, n in tiles if n == target.vector.lanes}
+        light = {(m, n) for m, n in tiles if n == target.vector.lanes(F32)}
         assert light and all(2 * m <= target.vector.registers for m, _ in light)
-        assert any(n > target.vector.lanes for _, n in tiles)
+        assert any(n > target.vector.lanes(F32) for _, n in tiles)
 
 
 @pytest.mark.parametrize("operator", get_args(Operator))

@@ -9,6 +9,7 @@ from kernel_layers import sample
 from kernel_runner import KernelLibrary, Operands, torch_result
 from pass_networks import Drawing, Drawn, library_result
 
+from mnv2_tvm.dtype import F32
 from mnv2_tvm.layer import Layer, Operator
 from mnv2_tvm.measure.problem import problem
 from mnv2_tvm.model.interpreter import interpret
@@ -25,7 +26,7 @@ SHAPES = ((1, 3, 4), (2, 8, 10), (1, 9, 11))  # batch, height, width
 
 def layers(operator: Operator, target: Target) -> list[Layer]:
     """Each window over small, even and odd images; channels that no vector divides."""
-    channels = target.vector.lanes + 3
+    channels = target.vector.lanes(F32) + 3
     sizes = {
         "conv": (3, channels),
         "dwconv": (channels, channels),

@@ -14,6 +14,7 @@ from typing import Any, Literal
 from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
 
+from mnv2_tvm.dtype import F32
 from mnv2_tvm.kernels.conv3x3 import convolve
 from mnv2_tvm.kernels.depthwise import slide
 from mnv2_tvm.kernels.loops import Index, tile_loop, window_loop
@@ -266,7 +267,7 @@ class Block:
 
     def _clear(self, start: Index, pixels: int) -> None:
         for pixel, _ in tile_loop(pixels, 1, self._o.span, name="pixel"):
-            for channel, lanes in cut(self._chunk, self._vector.lanes):
+            for channel, lanes in cut(self._chunk, self._vector.lanes(F32)):
                 at = start + pixel * self._chunk + channel
                 index = at if lanes == 1 else T.ramp(at, 1, lanes)
                 T.buffer_store(self._o.scratch, broadcast(T.float32(0), lanes), [index])

@@ -59,7 +59,7 @@ class Conv3x3(Schedule):
     @classmethod
     def space(cls, layer: Layer, target: Target) -> list[Self]:
         """Tiles inside the register budget."""
-        lanes, budget = target.vector.lanes, target.vector.registers
+        lanes, budget = target.vector.lanes(layer.dtype), target.vector.registers
         panels = sorted({min(c * lanes, layer.out_channels) for c in range(1, budget // 2)})
         widths = range(1, min(budget, layer.out_width) + 1)
         points = [cls(tile_x, tile_n) for tile_n, tile_x in product(panels, widths)]
@@ -78,7 +78,7 @@ class Conv3x3(Schedule):
     def _cycles(self, layer: Layer, target: Target) -> tuple[float, float]:
         """Cost of one step of the taps over a row: (cycles, loads to break a tie)."""
         vector = target.vector
-        columns = vectors(self.tile_n, vector.lanes)
+        columns = vectors(self.tile_n, vector.lanes(layer.dtype))
         tiles = tile_count(layer.out_width, self.tile_x) * tile_count(
             layer.out_channels, self.tile_n
         )
@@ -95,7 +95,7 @@ class Conv3x3(Schedule):
 
     def registers(self, layer: Layer, target: Target) -> int:
         """Accumulators, a row of weight vectors, and a broadcast pixel."""
-        columns = most_vectors(self.tile_n, layer.out_channels, target.vector.lanes)
+        columns = most_vectors(self.tile_n, layer.out_channels, target.vector.lanes(layer.dtype))
         return self.tile_x * columns + columns + 1
 
     @property

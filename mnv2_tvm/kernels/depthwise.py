@@ -52,13 +52,13 @@ class Depthwise(Schedule):
     @classmethod
     def space(cls, layer: Layer, target: Target) -> list[Self]:
         """Tiles whose accumulators fit the register file beside an input and a weight vector."""
-        points = []
+        points, lanes = [], target.vector.lanes(layer.dtype)
         orders: tuple[Literal["cyx", "ycx", "yxc"], ...] = ("cyx", "ycx", "yxc")
-        columns = [c for c in (1, 2, 3, 4) if (c - 1) * target.vector.lanes < layer.out_channels]
+        columns = [c for c in (1, 2, 3, 4) if (c - 1) * lanes < layer.out_channels]
         rows = range(1, min(4, layer.out_height) + 1)
         widths = range(1, min(target.vector.registers, layer.out_width) + 1)
         for tile_y, tile_x, column, order in product(rows, widths, columns, orders):
-            tile_c = min(column * target.vector.lanes, layer.out_channels)
+            tile_c = min(column * lanes, layer.out_channels)
             point = cls(tile_y, tile_x, tile_c, order)
             if point.registers(layer, target) > target.vector.registers:
                 continue
@@ -66,7 +66,7 @@ class Depthwise(Schedule):
                 continue
             points.append(point)
         if not points:  # odd channel counts are cut into many narrow vectors
-            points = [cls(1, 1, min(target.vector.lanes, layer.out_channels), "yxc")]
+            points = [cls(1, 1, min(lanes, layer.out_channels), "yxc")]
         return distinct(points, lambda point: point._nest(layer))
 
     def _nest(self, layer: Layer) -> tuple[object, ...]:
@@ -92,7 +92,7 @@ class Depthwise(Schedule):
             columns = max(1, target.vector.fma_latency * target.vector.fma_per_cycle // 4)
         wanted = [(2, 2, columns), (2, 2, 1), (1, 2, 1), (2, 1, 1)]
         for tile_y, tile_x, column in wanted:
-            tile_c = min(column * target.vector.lanes, layer.out_channels)
+            tile_c = min(column * target.vector.lanes(layer.dtype), layer.out_channels)
             tile_y, tile_x = min(tile_y, layer.out_height), min(tile_x, layer.out_width)
             fitting = [
                 p for p in space if (p.tile_y, p.tile_x, p.tile_c) == (tile_y, tile_x, tile_c)
@@ -115,7 +115,7 @@ class Depthwise(Schedule):
         Where FMAs read weights from memory one register is enough for them. Elsewhere all nine
         taps stay in registers, and beside them the bounds of ReLU6 if no loop lies within.
         """
-        columns = most_vectors(self.tile_c, layer.out_channels, target.vector.lanes)
+        columns = most_vectors(self.tile_c, layer.out_channels, target.vector.lanes(layer.dtype))
         accumulators = self.tile_y * self.tile_x * columns
         if target.vector.memory_operands:
             return accumulators + 2

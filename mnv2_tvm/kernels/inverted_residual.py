@@ -52,7 +52,8 @@ class InvertedResidual(Tiles, Schedule):
     @classmethod
     def space(cls, layer: Layer, target: Target) -> list[Self]:
         """Strips, chunks, and the best few register tiles of each part by their own rules."""
-        lanes, hidden, height = target.vector.lanes, layer.hidden_channels, layer.out_height
+        lanes = target.vector.lanes(layer.dtype)
+        hidden, height = layer.hidden_channels, layer.out_height
         heights = {1} | {rows for rows in (2, 4) if rows * layer.parts[1].width <= _STRIP_COLUMNS}
         if height <= _WHOLE_IMAGE:
             heights.add(height)
@@ -79,20 +80,19 @@ class InvertedResidual(Tiles, Schedule):
     def default(cls, layer: Layer, target: Target) -> Self:
         """All channels in one pass, the smallest strip, and the best tile of each part.
 
-        On a microcontroller three passes: 0.35-96 takes 2.7 % fewer instructions than with one, and
-        a workspace of 102 instead of 120 kB (cortex-m7, emulated, 2026-11-21).
+        In as many passes as the target's policy asks for, where they divide the channels.
         """
-        hidden = layer.hidden_channels
-        passes = 3 if target.microcontroller is not None and hidden % 3 == 0 else 1
-        return next(cls._points(layer, target, 1, hidden // passes))
+        hidden, passes = layer.hidden_channels, target.policy.passes
+        chunk = hidden if hidden % passes else hidden // passes
+        return next(cls._points(layer, target, 1, chunk))
 
     @classmethod
     def worthwhile(cls, layer: Layer, target: Target) -> bool:
         """If the weights, which stream once a strip, stay in L2 beside the scratch memory.
 
-        On a microcontroller always: what counts there is that the expanded tensor takes no RAM.
+        Always, if the target's policy is so: what counts there is the RAM of the expanded tensor.
         """
-        if target.microcontroller is not None:
+        if target.policy.fuse == "always":
             return True
         weights = layer.dtype.bytes * layer.weight_count
         scratch = 4 * cls.default(layer, target).scratch_floats(layer)
@@ -183,7 +183,7 @@ def _best_tiles(part: Layer, target: Target) -> list[tuple[int, int]]:
         ranked = [(p.tile_x, p.tile_n) for p in Conv3x3.ranked(part, target)]
     else:
         ranked = [(p.tile_m, p.tile_n) for p in Pointwise.ranked(part, target)]
-    lanes, few = target.vector.lanes, target.vector.registers // 2
+    lanes, few = target.vector.lanes(part.dtype), target.vector.registers // 2
     light = [tile for tile in ranked if tile[0] <= few and tile[1] <= lanes]
     return list(dict.fromkeys(ranked[:_TILES] + light[:_LIGHT_TILES]))
 
@@ -202,7 +202,7 @@ def _windows(part: Layer, target: Target, rows: int) -> list[tuple[int, int, int
     ]
     orders: tuple[Order, ...] = ("cyx", "yxc")
     windows = [
-        (y, x, min(c * target.vector.lanes, part.out_channels), order)
+        (y, x, min(c * target.vector.lanes(part.dtype), part.out_channels), order)
         for (y, x, c), order in product(shapes, orders)
         if y <= rows
     ]

@@ -50,7 +50,7 @@ class Pointwise(Schedule):
     @classmethod
     def space(cls, layer: Layer, target: Target) -> list[Self]:
         """Tiles inside the register budget that leave no smaller tile with as few steps."""
-        pixels, lanes = _pixels(layer), target.vector.lanes
+        pixels, lanes = _pixels(layer), target.vector.lanes(layer.dtype)
         points = []
         for columns in range(1, target.vector.registers // 2):
             tile_n = min(columns * lanes, layer.out_channels)
@@ -97,7 +97,7 @@ class Pointwise(Schedule):
         cycles = all_loads = 0.0
         for rows, row_tiles in _sizes(_pixels(layer), self.tile_m):
             for channels, panels in _sizes(layer.out_channels, self.tile_n):
-                columns = vectors(channels, vector.lanes)
+                columns = vectors(channels, vector.lanes(layer.dtype))
                 multiply_adds = rows * columns / vector.fma_per_cycle
                 loads = (rows + columns) / vector.loads_per_cycle
                 cycles += row_tiles * panels * max(multiply_adds, loads, vector.fma_latency)
@@ -114,7 +114,7 @@ class Pointwise(Schedule):
 
     def registers(self, layer: Layer, target: Target) -> int:
         """Accumulators, a row of weight vectors, and a broadcast pixel."""
-        columns = most_vectors(self.tile_n, layer.out_channels, target.vector.lanes)
+        columns = most_vectors(self.tile_n, layer.out_channels, target.vector.lanes(layer.dtype))
         return self.tile_m * columns + columns + 1
 
     @property

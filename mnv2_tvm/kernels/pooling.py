@@ -34,14 +34,15 @@ class AveragePool(Schedule):
     @classmethod
     def space(cls, layer: Layer, target: Target) -> list[Self]:
         """One to eight vectors of channels: enough adds in flight, no more code."""
-        lanes = target.vector.lanes
+        lanes = target.vector.lanes(layer.dtype)
         return [cls(c) for c in sorted({min(i * lanes, layer.in_channels) for i in range(1, 9)})]
 
     @classmethod
     def default(cls, layer: Layer, target: Target) -> Self:
         """As many vectors as hide the latency of an add."""
         vector = target.vector
-        return cls(min(vector.fma_latency * vector.fma_per_cycle * vector.lanes, layer.in_channels))
+        flying = vector.fma_latency * vector.fma_per_cycle
+        return cls(min(flying * vector.lanes(layer.dtype), layer.in_channels))
 
     def extents(self, layer: Layer) -> dict[str, int]:
         """Channels."""
@@ -51,7 +52,7 @@ class AveragePool(Schedule):
 
     def registers(self, layer: Layer, target: Target) -> int:
         """The accumulators; inputs are memory operands."""
-        return vectors(self.tile_c, target.vector.lanes)
+        return vectors(self.tile_c, target.vector.lanes(layer.dtype))
 
     @property
     def panel(self) -> int:
