@@ -8,27 +8,42 @@ block's input).
 """
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from math import prod
 from typing import Literal, get_args
 
+from mnv2_tvm.dtype import DTYPES, F32, Dtype
 from mnv2_tvm.errors import UserError
+from mnv2_tvm.window import PATTERN, Window
 
 # `irb` is an inverted residual block, `stem` the first convolution with the block after it.
 Operator = Literal["conv", "dwconv", "pwconv", "avgpool", "irb", "stem"]
 Epilogue = Literal["relu6", "linear", "residual"]
+Role = Literal["weight", "bias"]
 
-_WINDOW = {"conv": 3, "dwconv": 3, "pwconv": 1, "avgpool": 1, "irb": 3, "stem": 3}
+_SIZE = {"conv": 3, "dwconv": 3, "pwconv": 1, "avgpool": 1, "irb": 3, "stem": 3}  # of windows
 _BLOCKS = ("irb", "stem")
 _NAME = re.compile(
-    r"f32-(?P<operator>[a-z]+)(-3x3s(?P<stride>[12]))?-(?P<shape>\d{1,9}(x\d{1,9}){2,3})"
+    rf"(?P<dtype>[a-z]+\d+)-(?P<operator>[a-z]+)(-(?P<window>{PATTERN}))?"
+    r"-(?P<shape>\d{1,9}(x\d{1,9}){2,3})"
     r"(-(?P<hidden>\d{1,9})(?=-\d))?(-(?P<out_channels>\d{1,9}))?"
     r"(-(?P<epilogue>linear|residual))?"
 )
 
 
 @dataclass(frozen=True)
+class Parameter:
+    """One constant operand of a kernel; a weight's shape is [taps, in of a group, out channels]."""
+
+    part: int  # of the layer's parts with weights
+    role: Role
+    shape: tuple[int, ...]
+    storage: str  # type of its values
+
+
+@dataclass(frozen=True)
 class Layer:
-    """One operator with its epilogue. Input [n, y, x, c], NHWC; 3x3 windows have padding 1."""
+    """One operator with its epilogue. Input [n, y, x, c], NHWC."""
 
     operator: Operator
     batch: int
@@ -36,9 +51,27 @@ class Layer:
     width: int
     in_channels: int
     out_channels: int
-    stride: int = 1
+    window: Window  # of a block: that of its depthwise layer, of a stem that of its convolution
     epilogue: Epilogue = "relu6"
     hidden_channels: int = 0  # expanded channels of a block
+    dtype: Dtype = F32
+
+    @classmethod
+    def of(
+        cls,
+        operator: Operator,
+        batch: int,
+        height: int,
+        width: int,
+        in_channels: int,
+        out_channels: int,
+        stride: int = 1,
+        epilogue: Epilogue = "relu6",
+        hidden_channels: int = 0,
+    ) -> "Layer":
+        """A float32 layer with the usual window of its operator: 3x3 with padding 1, or 1x1."""
+        window, shape = Window.centred(_SIZE[operator], stride), (batch, height, width)
+        return cls(operator, *shape, in_channels, out_channels, window, epilogue, hidden_channels)
 
     @property
     def parts(self) -> tuple["Layer", ...]:
@@ -47,24 +80,26 @@ class Layer:
             return (self,)
         size, hidden = (self.batch, self.height, self.width), self.hidden_channels
         if self.operator == "stem":
-            first = Layer("conv", *size, self.in_channels, hidden, self.stride)
+            first = Layer("conv", *size, self.in_channels, hidden, self.window)
+            window = Window.centred(3)
         else:
-            first = Layer("pwconv", *size, self.in_channels, hidden)
-        middle_stride = 1 if self.operator == "stem" else self.stride
+            first = Layer("pwconv", *size, self.in_channels, hidden, Window(1))
+            window = self.window
         between = (self.batch, first.out_height, first.out_width, hidden, hidden)
-        middle = Layer("dwconv", *between, middle_stride)
+        middle = Layer("dwconv", *between, window)
         after = (self.batch, middle.out_height, middle.out_width, hidden, self.out_channels)
-        return first, middle, Layer("pwconv", *after, 1, self.epilogue)
+        last = Layer("pwconv", *after, Window(1), self.epilogue)
+        return tuple(replace(part, dtype=self.dtype) for part in (first, middle, last))
 
     @property
     def out_height(self) -> int:
         """Output rows."""
-        return 1 if self.operator == "avgpool" else (self.height - 1) // self.stride + 1
+        return 1 if self.operator == "avgpool" else self.window.outputs(self.height)
 
     @property
     def out_width(self) -> int:
         """Output columns."""
-        return 1 if self.operator == "avgpool" else (self.width - 1) // self.stride + 1
+        return 1 if self.operator == "avgpool" else self.window.outputs(self.width)
 
     @property
     def input_shape(self) -> tuple[int, int, int, int]:
@@ -77,17 +112,39 @@ class Layer:
         return (self.batch, self.out_height, self.out_width, self.out_channels)
 
     @property
+    def output_bytes(self) -> int:
+        """Of the whole output."""
+        return self.dtype.bytes * prod(self.output_shape)
+
+    @property
     def weight_shape(self) -> tuple[int, int, int] | None:
         """[taps, in channels of one group, out channels]; None for pooling and for blocks."""
         if self.operator == "avgpool" or self.operator in _BLOCKS:
             return None
         depth = 1 if self.operator == "dwconv" else self.in_channels
-        return (_WINDOW[self.operator] ** 2, depth, self.out_channels)
+        return (self.window.size**2, depth, self.out_channels)
 
     @property
     def weighted(self) -> tuple["Layer", ...]:
         """The parts that have weights."""
         return tuple(part for part in self.parts if part.weight_shape is not None)
+
+    @property
+    def parameters(self) -> tuple[Parameter, ...]:
+        """The constant operands in the order of the kernel's C signature."""
+        found = list[Parameter]()
+        for number, part in enumerate(self.weighted):
+            assert part.weight_shape is not None
+            found += [
+                Parameter(number, "weight", part.weight_shape, self.dtype.storage),
+                Parameter(number, "bias", (part.out_channels,), self.dtype.accumulator),
+            ]
+        return tuple(found)
+
+    @property
+    def weight_count(self) -> int:
+        """Values of all weights."""
+        return sum(prod(p.shape) for p in self.parameters if p.role == "weight")
 
     @property
     def flops(self) -> int:
@@ -105,9 +162,9 @@ class Layer:
         shape = (self.height, self.width, self.in_channels)
         if self.batch > 1:
             shape = (self.batch, *shape)  # type: ignore[assignment]
-        parts = ["f32", self.operator]
-        if _WINDOW[self.operator] == 3:
-            parts.append(f"3x3s{self.stride}")
+        parts = [self.dtype.name, self.operator]
+        if _SIZE[self.operator] > 1 or self.window != Window(1):
+            parts.append(self.window.name)
         parts.append("x".join(map(str, shape)))
         if self.operator in _BLOCKS:
             parts.append(str(self.hidden_channels))
@@ -118,15 +175,22 @@ class Layer:
         return "-".join(parts)
 
     def has_no_extent(self) -> bool:
-        """Whether a dimension is 0, or a block has no expanded channels."""
-        hidden = self.hidden_channels if self.operator in _BLOCKS else 1
-        return min(*self.input_shape, self.out_channels, hidden) < 1
+        """Whether a dimension of the input, between the parts or of the output is below 1."""
+        shapes = [self.input_shape, *(part.output_shape for part in self.parts)]
+        return min(min(shape) for shape in shapes) < 1
+
+    def _has_window(self) -> bool:
+        """Whether the operator can have this window: others have other names."""
+        if self.operator == "avgpool":
+            return self.window == Window(1)
+        return self.operator == "dwconv" or (self.window.size > 1) == (_SIZE[self.operator] > 1)
 
     @classmethod
     def parse(cls, name: str) -> "Layer":
         """The layer that `name` names. Raises UserError if it is no layer's name."""
         match = _NAME.fullmatch(name)
-        if match is None or match["operator"] not in get_args(Operator):
+        dtype = DTYPES.get(match["dtype"]) if match else None
+        if match is None or dtype is None or match["operator"] not in get_args(Operator):
             raise UserError(f"'{name}' is not a layer's name (e.g. f32-dwconv-3x3s2-112x112x96)")
         *batch, height, width, channels = map(int, match["shape"].split("x"))
         operator = match["operator"]
@@ -137,10 +201,13 @@ class Layer:
             width=width,
             in_channels=channels,
             out_channels=int(match["out_channels"] or channels),
-            stride=int(match["stride"] or 1),
+            window=Window.parse(match.groupdict()) if match["window"] else Window(1),
             epilogue=match["epilogue"] or ("linear" if operator == "avgpool" else "relu6"),  # type: ignore[arg-type]
             hidden_channels=int(match["hidden"] or 0),
+            dtype=dtype,
         )
+        if not layer._has_window():
+            raise UserError(f"'{name}' is not a layer's name ({operator} has no such window)")
         if layer.name != name or layer.has_no_extent():
             raise UserError(f"'{name}' is not a layer's name (it would read '{layer.name}')")
         return layer

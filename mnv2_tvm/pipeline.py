@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mnv2_tvm.errors import UserError
-from mnv2_tvm.kernels import Schedule, schedule_class
+from mnv2_tvm.kernels import default_schedule as default_schedule
 from mnv2_tvm.layer import Layer
 from mnv2_tvm.passes.check_size import check_size
 from mnv2_tvm.passes.describe_layer import describe_layer
@@ -135,8 +135,3 @@ def network_blocks(module: Any) -> list[Layer]:
         if "Composite" in (function.attrs or {})
     }
     return [block.layer for _, *rest in operations(fused, parts).values() for block in rest]
-
-
-def default_schedule(layer: Layer, target: Target) -> Schedule:
-    """The schedule that the machine's facts alone favour."""
-    return schedule_class(layer).default(layer, target)

@@ -15,7 +15,7 @@ from mnv2_tvm import cli
 from mnv2_tvm.assembly import InnerLoop, hot_loop
 from mnv2_tvm.errors import UserError
 from mnv2_tvm.host_target import HOST
-from mnv2_tvm.kernels import Schedule, schedule_class
+from mnv2_tvm.kernels import Schedule, default_schedule
 from mnv2_tvm.layer import Layer
 from mnv2_tvm.model import Architecture
 from mnv2_tvm.model.source import SourceNetwork
@@ -50,7 +50,7 @@ def show(layer: Layer, target: Target, *, threads: int = 1, log_dir: Path | None
     """What `build` will run for the layer on the target, and why."""
     decisions = Decisions.load(target, threads, log_dir)
     chosen = decisions(layer)
-    schedule = chosen or schedule_class(layer).default(layer, target)
+    schedule = chosen or default_schedule(layer, target)
     return Shown(
         layer=layer,
         schedule=schedule,
@@ -127,6 +127,7 @@ def _print(shown: Shown, target: Target, console: Console) -> None:
     table.add_row("target", f"{target.name}: {target.description}")
     table.add_row("FLOPs", f"{shown.layer.flops}")
     apart = "" if shown.fused else "layer by layer; as one kernel it would be "
+    table.add_row("kernel", shown.schedule.kernel())
     table.add_row("decisions", f"{apart}{shown.schedule}")
     table.add_row("from", origin)
     table.add_row(

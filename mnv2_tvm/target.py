@@ -14,6 +14,7 @@ import tvm
 from msgspec import Meta
 
 from mnv2_tvm.data import data_folder
+from mnv2_tvm.dtype import Dtype
 from mnv2_tvm.errors import UserError
 from mnv2_tvm.host import Host, core_name, this_host
 from mnv2_tvm.host_target import HOST, choose
@@ -47,6 +48,13 @@ class Codegen(
 
 
 @dataclass(frozen=True)
+class Dot:
+    """Products that one instruction sums into a lane of 32 bits, for each dtype that has more."""
+
+    qs8: Count = 1
+
+
+@dataclass(frozen=True)
 class Vector:
     """The SIMD unit: bytes of a register, how many there are, and what a cycle can do with them."""
 
@@ -59,11 +67,11 @@ class Vector:
     # The largest of two values where one is NaN: the second of them (x86, and a comparison with a
     # move after it), NaN, or the other one, the number. The last for scalars alone.
     max_of_nan: Literal["second", "nan", "number"]
+    dot: Dot = Dot()
 
-    @property
-    def lanes(self) -> int:
-        """float32 values in a register."""
-        return self.bytes // 4
+    def lanes(self, dtype: Dtype) -> int:
+        """Stored values in a register."""
+        return self.bytes // dtype.bytes
 
 
 @dataclass(frozen=True)
@@ -72,6 +80,14 @@ class Cache:
 
     l1_bytes: Count
     l2_bytes: Count
+
+
+@dataclass(frozen=True)
+class Policy:
+    """What no rule over the facts above decides: how a fused block is to be done by default."""
+
+    fuse: Literal["always", "if it fits L2"] = "if it fits L2"  # weights and scratch of a block
+    passes: Count = 1  # over the image, where the expanded channels divide
 
 
 @dataclass(frozen=True)
@@ -122,6 +138,7 @@ class Target:
     cache: Cache
     host: HostNeeds
     link: Link
+    policy: Policy = Policy()
     microcontroller: Microcontroller | None = None
 
     @classmethod

@@ -30,10 +30,10 @@ _PATTERN = np.float32(-12345.5)
 
 @dataclass(frozen=True)
 class Operands:
-    """Inputs of one layer: x [n, y, x, c]; of each part weight [taps, in, out] and bias [out]."""
+    """Inputs of one layer: x [n, y, x, c], and arrays of the shapes in `layer.parameters`."""
 
     x: Floats
-    weights: list[tuple[Floats, Floats]]
+    parameters: list[Floats]
     residual: Floats | None
 
     @classmethod
@@ -46,12 +46,11 @@ class Operands:
 
         x = normal(layer.input_shape, 1.0)
         residual = normal(layer.output_shape, 1.0) if layer.epilogue == "residual" else None
-        weights = []
-        for part in layer.weighted:
-            taps, depth, channels = part.weight_shape or (0, 0, 0)
-            weight = normal((taps, depth, channels), 4.0 / (taps * depth) ** 0.5)
-            weights.append((weight, normal((channels,), 1.0)))
-        return cls(x, weights, residual)
+        parameters = [
+            normal(p.shape, 4.0 / prod(p.shape[:-1]) ** 0.5 if p.role == "weight" else 1.0)
+            for p in layer.parameters
+        ]
+        return cls(x, parameters, residual)
 
 
 def torch_result(layer: Layer, operands: Operands) -> np.ndarray[Any, np.dtype[np.float64]]:
@@ -59,16 +58,17 @@ def torch_result(layer: Layer, operands: Operands) -> np.ndarray[Any, np.dtype[n
     y = _double(operands.x).permute(0, 3, 1, 2)
     if not layer.weighted:
         y = y.mean(dim=(2, 3), keepdim=True)
-    for part, (weights, bias) in zip(layer.weighted, operands.weights, strict=True):
-        taps, depth, channels = weights.shape
-        window = 3 if taps == 9 else 1
-        weight = _double(weights).reshape(window, window, depth, channels)
+    weights_of, biases = operands.parameters[::2], operands.parameters[1::2]
+    for part, weights, bias in zip(layer.weighted, weights_of, biases, strict=True):
+        _, depth, channels = weights.shape
+        window, side = part.window, part.window.size
+        weight = _double(weights).reshape(side, side, depth, channels)
         y = functional.conv2d(
-            y,
+            functional.pad(y, (window.before, window.after) * 2),
             weight.permute(3, 2, 0, 1),
             _double(bias),
-            stride=part.stride,
-            padding=window // 2,
+            stride=window.stride,
+            dilation=window.dilation,
             groups=part.in_channels // depth,
         )
         y = y.clamp(0, 6) if part.epilogue == "relu6" else y
@@ -100,10 +100,7 @@ class KernelLibrary:
         """
         schedule, layer = self.schedules[index], self.layer
         y = _surrounded(np.full(layer.output_shape, np.nan, np.float32), _PATTERN)
-        arrays = [operands.x]
-        packed = schedule.pack(layer, [weight for weight, _ in operands.weights])
-        for weight, (_, bias) in zip(packed, operands.weights, strict=True):
-            arrays += [weight, bias]
+        arrays = [operands.x, *schedule.pack(layer, operands.parameters)]
         if operands.residual is not None:
             arrays.append(operands.residual)
         inputs = [_surrounded(array, np.float32(np.nan)) for array in arrays]

@@ -92,14 +92,24 @@ class Drawing:
         *,
         relu6: bool = True,
         residual: Drawn | None = None,
+        padding: tuple[int, int] | None = None,
     ) -> Drawn:
         """1x1 or 3x3, with bias, then ReLU6 or an addition."""
         depth = int(x.value.shape[1])
-        return self._convolve(x, (window, window, depth, channels), stride, relu6, residual)
+        shape = (window, window, depth, channels)
+        return self._convolve(x, shape, stride, padding, relu6, residual)
 
-    def depthwise(self, x: Drawn, stride: int = 1, *, relu6: bool = True) -> Drawn:
+    def depthwise(
+        self,
+        x: Drawn,
+        stride: int = 1,
+        *,
+        relu6: bool = True,
+        padding: tuple[int, int] | None = None,
+    ) -> Drawn:
         """3x3 of each channel, with bias."""
-        return self._convolve(x, (3, 3, int(x.value.shape[1]), 1), stride, relu6, None)
+        shape = (3, 3, int(x.value.shape[1]), 1)
+        return self._convolve(x, shape, stride, padding, relu6, None)
 
     def mean(self, x: Drawn) -> Drawn:
         """Over the image: [n, c]."""
@@ -107,9 +117,17 @@ class Drawing:
         return Drawn(pooled, x.value.mean(dim=(2, 3)))
 
     def _convolve(
-        self, x: Drawn, shape: tuple[int, ...], stride: int, relu6: bool, residual: Drawn | None
+        self,
+        x: Drawn,
+        shape: tuple[int, ...],
+        stride: int,
+        padding: tuple[int, int] | None,
+        relu6: bool,
+        residual: Drawn | None,
     ) -> Drawn:
+        """`padding` is that before and after the image, by default as much on both sides."""
         window, _, depth, channels = shape
+        before, after = padding or (window // 2,) * 2
         groups = depth if channels == 1 else 1
         weight = self._normal(*shape, scale=2 / (window**2 * depth / groups) ** 0.5)
         bias = self._normal(channels * groups)
@@ -117,7 +135,7 @@ class Drawing:
             x.variable,
             relax.const(weight),
             strides=(stride, stride),
-            padding=(window // 2,) * 4,
+            padding=(before, before, after, after),
             groups=groups,
             data_layout="NHWC",
             kernel_layout="HWIO" if groups == 1 else "HWOI",
@@ -125,11 +143,10 @@ class Drawing:
         y = self._builder.emit(relax.op.add(self._builder.emit(y), relax.const(bias)))
         axes = (3, 2, 0, 1) if groups == 1 else (2, 3, 0, 1)
         value = functional.conv2d(
-            x.value,
+            functional.pad(x.value, (before, after) * 2),
             torch.from_numpy(weight.transpose(axes).copy()),
             torch.from_numpy(bias),
             stride,
-            window // 2,
             groups=groups,
         )
         if residual is not None:

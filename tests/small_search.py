@@ -7,7 +7,8 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from mnv2_tvm.failures import Failure, Kind
-from mnv2_tvm.kernels import Schedule, schedule_class
+from mnv2_tvm.kernels import Schedule
+from mnv2_tvm.kernels.spaces import search_space
 from mnv2_tvm.layer import Layer
 from mnv2_tvm.model import Architecture
 from mnv2_tvm.model.source import SourceNetwork
@@ -52,7 +53,7 @@ def assert_nothing_twice(measurements: list[Measurement]) -> None:
 
 
 def space_of(layer: Layer, target: Target) -> list[Schedule]:
-    return list(schedule_class(layer).space(layer, target))
+    return list(search_space(layer, target))
 
 
 def trials_of(target: Target, trials: int) -> Counter[Layer]:

@@ -10,7 +10,8 @@ from mnv2_tvm import load
 from mnv2_tvm.build import build
 from mnv2_tvm.deploy.manifest import Manifest
 from mnv2_tvm.errors import UserError
-from mnv2_tvm.kernels import Schedule, schedule_class
+from mnv2_tvm.kernels import Schedule, default_schedule
+from mnv2_tvm.kernels.spaces import search_space
 from mnv2_tvm.layer import Layer
 from mnv2_tvm.model import Architecture
 from mnv2_tvm.model.source import SourceNetwork
@@ -28,7 +29,7 @@ BLOCK = Layer.parse("f32-irb-3x3s1-14x14x8-48-8-residual")
 
 
 def fused_defaults(layers: list[Layer], target: Target) -> dict[Layer, Schedule | None]:
-    return {layer: schedule_class(layer).default(layer, target) for layer in layers}
+    return {layer: default_schedule(layer, target) for layer in layers}
 
 
 def test_a_network_has_the_stem_and_all_blocks_with_an_expansion() -> None:
@@ -119,7 +120,7 @@ def test_records_of_blocks_may_be_without_a_schedule() -> None:
 
 
 def searched(layer: Layer, target: Target, times: list[float]) -> LayerSearch:
-    space = list(schedule_class(layer).space(layer, target))
+    space = list(search_space(layer, target))
     search = LayerSearch(layer, space, space[0])
     for schedule, time in zip(space, times, strict=False):
         search.times[schedule] = Measurement(layer, schedule, time, 0.0, None)
@@ -156,7 +157,7 @@ def test_the_last_variant_has_the_default_of_every_layer(here: Target) -> None:
 def test_a_block_is_fused_where_it_beats_its_layers(
     here: Target, fused_us: float, is_fused: bool
 ) -> None:
-    schedule = schedule_class(BLOCK).default(BLOCK, here)
+    schedule = default_schedule(BLOCK, here)
     apart = {part: [time] for part, time in zip(BLOCK.parts, (1.0, 2.0, 3.0), strict=True)}
     profiled = [({BLOCK: None}, apart), ({BLOCK: schedule}, {BLOCK: [fused_us]})]
     searches = [searched(BLOCK, here, [1.0])]
@@ -171,7 +172,7 @@ def test_blocks_that_save_memory_are_those_of_large_images() -> None:
     blocks = network_blocks(module)
     savers = memory_savers(blocks)
     assert {block.height for block in savers} == {224, 112, 56, 28}
-    assert all(block.stride == 1 for block in savers if block.height == 28)
+    assert all(block.window.stride == 1 for block in savers if block.height == 28)
 
 
 @pytest.mark.parametrize(

@@ -68,7 +68,7 @@ def test_search_build_bench_and_run_on_an_emulated_board(rasp4: Address, tmp_pat
 
 def test_emulated_times_stay_out_of_the_shipped_logs(rasp4: Address) -> None:
     wait_for_boards(rasp4.tracker, rasp4.key)
-    with pytest.raises(UserError, match=r"rasp4 is emulated.*--log-dir"):
+    with pytest.raises(UserError, match=r"tracker:\S+ is emulated.*--log-dir"):
         tune(Target.load("rasp4"), TINY, on=[way(rasp4)])
 
 

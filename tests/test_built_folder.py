@@ -17,7 +17,8 @@ from mnv2_tvm.build import build
 from mnv2_tvm.deploy.elf import code_bytes
 from mnv2_tvm.deploy.loader import HEADER, LIBRARY
 from mnv2_tvm.deploy.manifest import Manifest, file_sha256
-from mnv2_tvm.kernels import schedule_class
+from mnv2_tvm.kernels import schedule_of
+from mnv2_tvm.kernels.spaces import search_space
 from mnv2_tvm.pipeline import compile_network
 from mnv2_tvm.records.decisions import Decisions
 from mnv2_tvm.target import Target
@@ -41,7 +42,8 @@ def test_manifest_tells_what_is_there(tiny: Built, here: Target) -> None:
     assert manifest.flops == sum(layer.flops for layer in layers)
     assert abs(sum(manifest.flops_share.values()) - 1) < 1e-3
     for layer, entry in zip(layers, manifest.layers, strict=True):
-        schedule_class(layer).from_json(entry["decisions"])
+        schedule = schedule_of(layer, entry["kernel"], entry["decisions"])
+        assert schedule in search_space(layer, here)
     floats = TINY.weights + sum(conv.out_channels for conv in TINY.convolutions())
     assert 0 <= manifest.weight_bytes - 4 * floats < 64 * 2 * len(layers)  # with the alignment
 

@@ -43,7 +43,7 @@ class LastTileForgotten(Depthwise):
 
 def test_candidate_that_leaves_outputs_unwritten_is_not_timed(here: Target, tmp_path: Path) -> None:
     """Not even where the reference is zero there, which fresh memory often is."""
-    layer = Layer("dwconv", 1, 8, 8, 16, 16)
+    layer = Layer.of("dwconv", 1, 8, 8, 16, 16)
     schedule = LastTileForgotten(**default_schedule(layer, here).to_json())  # type: ignore[arg-type]
     library = build_candidate(layer, schedule, here, tmp_path / "candidate.so")
     timing = measure_candidate(layer, schedule, library)

@@ -13,9 +13,9 @@ from mnv2_tvm.kernels import Schedule
 from mnv2_tvm.layer import Layer
 from mnv2_tvm.model import Architecture
 from mnv2_tvm.model.source import SourceNetwork
-from mnv2_tvm.pipeline import default_schedule, network_layers
+from mnv2_tvm.pipeline import network_layers
 from mnv2_tvm.records.entries import Measurement
-from mnv2_tvm.search.cost_model import CostModel, features
+from mnv2_tvm.search.cost_model import CostModel
 from mnv2_tvm.target import Target
 
 
@@ -111,14 +111,19 @@ def test_model_with_too_few_rows_leaves_the_order(target: Target, pointwise: lis
     assert model.rank(layer, []) == []
 
 
-def test_features_are_finite_numbers_of_one_length(target: Target, layers: list[Layer]) -> None:
+def test_features_are_finite_numbers_and_tell_candidates_apart(
+    target: Target, layers: list[Layer]
+) -> None:
+    """Every decision shows: points that differ in one have other features."""
+    blocks = [Layer.parse("f32-irb-3x3s1-14x14x64-384-64-residual")]
     assert {layer.operator for layer in layers} == {"conv", "dwconv", "pwconv", "avgpool"}
-    lengths = set()
-    for layer in layers:
+    for layer in layers + blocks:
         space = space_of(layer, target)
-        rows = [features(layer, point, target) for point in (space[0], space[-1])]
-        rows.append(features(layer, default_schedule(layer, target), target))
-        assert all(isfinite(value) for row in rows for value in row), layer.name
-        lengths |= set(map(len, rows))
-        assert len(space) == 1 or rows[0] != rows[1], f"{layer.name}: no telling apart"
-    assert len(lengths) == 1
+        some = random.Random(1).sample(space, min(len(space), 100))
+        rows = [point.features(layer, target) for point in (*some, space[0], space[-1])]
+        assert all(isfinite(value) for row in rows for value in row.values()), layer.name
+        distinct = {tuple(sorted(row.items())) for row in rows}
+        assert len(distinct) == len({*some, space[0], space[-1]}), layer.name
+        for name, value in space[0].to_json().items():
+            shown = rows[-2].get(f"{name}={value}", rows[-2].get(name))
+            assert shown == (1.0 if isinstance(value, str) else value), f"{layer.name}: {name}"

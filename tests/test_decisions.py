@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from mnv2_tvm.kernels import Schedule, schedule_class
+from mnv2_tvm.kernels import Schedule
+from mnv2_tvm.kernels.spaces import search_space
 from mnv2_tvm.layer import Layer
 from mnv2_tvm.records.decisions import Decisions
 from mnv2_tvm.records.entries import Record
@@ -28,7 +29,7 @@ def log(target: Target, tmp_path: Path) -> TuningLog:
 
 def schedule_with(tasks: int, target: Target) -> Schedule:
     """One whose strips are so many."""
-    space = schedule_class(BLOCK).space(BLOCK, target)
+    space = list(search_space(BLOCK, target))
     return next(schedule for schedule in space if schedule.tasks(BLOCK) == tasks)
 
 

@@ -25,7 +25,7 @@ from mnv2_tvm.pipeline import default_schedule
 from mnv2_tvm.target import Target
 from mnv2_tvm.versions import versions
 
-LAYER = Layer("pwconv", 1, 7, 7, 16, 24)
+LAYER = Layer.of("pwconv", 1, 7, 7, 16, 24)
 RASP4 = Target.load("rasp4")
 
 

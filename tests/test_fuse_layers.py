@@ -1,6 +1,7 @@
 """From Relax operators to layers: what has a kernel is found, all else is refused by its name."""
 
 import functools
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -14,6 +15,7 @@ from mnv2_tvm.errors import UserError
 from mnv2_tvm.layer import Layer
 from mnv2_tvm.passes.fuse_layers import fuse_layers
 from mnv2_tvm.pipeline import compile_network, default_schedule, network_layers
+from mnv2_tvm.records.decisions import Decisions
 from mnv2_tvm.target import Target
 
 Image = tuple[int, ...]
@@ -90,37 +92,32 @@ def test_an_operator_without_a_kernel_is_named(
 
 def test_attributes_of_a_kernel_are_accepted() -> None:
     """What the refusals below change one attribute of."""
-    assert layers_of(convolution) == [Layer("conv", 1, 8, 8, 16, 8, 1, "linear")]
+    assert layers_of(convolution) == [Layer.of("conv", 1, 8, 8, 16, 8, 1, "linear")]
     assert layers_of(lambda x: relax.op.clip(convolution(x), 0, 6)) == [
-        Layer("conv", 1, 8, 8, 16, 8)
+        Layer.of("conv", 1, 8, 8, 16, 8)
     ]
-    assert layers_of(lambda x: depthwise(x, 2)) == [Layer("dwconv", 1, 8, 8, 16, 16, 2, "linear")]
+    assert layers_of(lambda x: depthwise(x, 2)) == [
+        Layer.of("dwconv", 1, 8, 8, 16, 16, 2, "linear")
+    ]
     assert layers_of(lambda x: relax.op.add(x, pointwise(x))) == [
-        Layer("pwconv", 1, 8, 8, 16, 16, 1, "residual")
+        Layer.of("pwconv", 1, 8, 8, 16, 16, 1, "residual")
     ]
     assert layers_of(lambda x: relax.op.mean(x, [1, 2])) == [
-        Layer("avgpool", 1, 8, 8, 16, 16, 1, "linear")
+        Layer.of("avgpool", 1, 8, 8, 16, 16, 1, "linear")
     ]
 
 
 @pytest.mark.parametrize(
     ("emit", "what"),
     [
-        (lambda x: convolution(x, dilation=(2, 2)), "dilated convolution"),
+        (lambda x: convolution(x, dilation=(2, 1)), r"dilations \[2, 1\]"),
         (channels_first, r"layouts \('NCHW', 'OIHW'\)"),
         (lambda x: relax.op.clip(convolution(x), 0, 4), r"clip to \[0.0, 4.0\]"),
         (lambda x: relax.op.clip(convolution(x), -1, 6), r"clip to \[-1.0, 6.0\]"),
-        (lambda x: convolution(x, strides=(3, 3)), r"strides \[3, 3\]"),
         (lambda x: convolution(x, strides=(1, 2)), r"strides \[1, 2\]"),
-        (lambda x: convolution(x, padding=(0, 0, 0, 0)), "3x3 with padding"),
-        (lambda x: convolution(x, padding=(0, 0, 1, 1)), "3x3 with padding"),
-        (lambda x: convolution(x, (1, 1, 16, 8)), "1x1 with padding"),
-        (lambda x: convolution(x, (5, 5, 16, 8), padding=(2, 2, 2, 2)), "5x5 window"),
+        (lambda x: convolution(x, padding=(0, 1, 1, 1)), r"padding \[0, 1, 1, 1\]"),
+        (lambda x: convolution(x, (3, 5, 16, 8)), "a 3x5 window"),
         (lambda x: convolution(x, (3, 3, 8, 8), groups=2), "convolution with 2 groups"),
-        (
-            lambda x: convolution(x, (1, 1, 16, 8), padding=(0, 0, 0, 0), strides=(2, 2)),
-            "1x1 window",
-        ),
         (lambda x: relax.op.mean(x, [1]), r"mean over axes \[1\]"),
         (lambda x: relax.op.mean(x, [2, 3]), r"mean over axes \[2, 3\]"),
     ],
@@ -128,6 +125,35 @@ def test_attributes_of_a_kernel_are_accepted() -> None:
 def test_attributes_that_no_kernel_has_are_named(emit: Callable[[Any], Any], what: str) -> None:
     with pytest.raises(UserError, match=f"no kernel for {what}"):
         layers_of(emit)
+
+
+@pytest.mark.parametrize(
+    ("changes", "window"),
+    [
+        ({"dilation": (2, 2)}, "3x3s1d2p1x1"),
+        ({"strides": (3, 3)}, "3x3s3"),
+        ({"padding": (0, 0, 2, 2)}, "3x3s1p0x2"),
+        ({"padding": (2, 2, 2, 2), "weight": (5, 5, 16, 8)}, "5x5s1"),
+        ({"padding": (0, 0, 0, 0), "strides": (2, 2), "weight": (1, 1, 16, 8)}, "1x1s2"),
+        ({"weight": (1, 1, 16, 8)}, "1x1s1p1x1"),
+    ],
+)
+def test_a_window_that_no_kernel_accepts_is_named(changes: dict[str, Any], window: str) -> None:
+    """With its layer, before anything is compiled."""
+    target = Target.load("x86-avx2")
+    module = module_of(lambda x: convolution(pointwise(x), **changes))
+    layer = network_layers(module)[1]
+    assert layer.window.name == window and window in layer.name
+    assert default_schedule(network_layers(module)[0], target)
+    wanted = f"no kernel for {layer.name} on x86-avx2; its window is {layer.window}"
+    with pytest.raises(UserError, match=re.escape(wanted)):
+        compile_network(module, target, Decisions(target, {}))
+
+
+def test_a_window_larger_than_its_image_is_refused() -> None:
+    """TVM infers an extent of 0 or less for it."""
+    with pytest.raises(UserError, match=r"no kernel for f32-conv-.*, which has no output"):
+        layers_of(lambda x: convolution(x, padding=(0, 0, 0, 0)), (1, 2, 2, 16))
 
 
 def test_the_pipeline_hands_a_users_error_on() -> None:
@@ -138,7 +164,7 @@ def test_the_pipeline_hands_a_users_error_on() -> None:
         raise UserError(f"no schedule for {layer.name}")
 
     dilated = module_of(lambda x: convolution(pointwise(x), dilation=(2, 2)))
-    with pytest.raises(UserError, match="no kernel for dilated convolution"):
+    with pytest.raises(UserError, match="no kernel for f32-conv-3x3s1d2p1x1-"):
         compile_network(dilated, target, functools.partial(default_schedule, target=target))
     with pytest.raises(UserError, match="no schedule for f32-conv"):
         compile_network(network_of(TINY).relax(), target, refuse)

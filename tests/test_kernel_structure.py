@@ -8,8 +8,10 @@ import tvm_ffi
 from kernel_layers import SAMPLES, each_kind, sample, tile_layers
 from tvm import tirx
 
-from mnv2_tvm.kernels import Schedule, schedule_class
+from mnv2_tvm.dtype import F32
+from mnv2_tvm.kernels import Schedule, default_schedule
 from mnv2_tvm.kernels.registers import cut
+from mnv2_tvm.kernels.spaces import search_space
 from mnv2_tvm.layer import Layer
 from mnv2_tvm.target import Target
 
@@ -37,8 +39,8 @@ def accumulators(function: tirx.PrimFunc) -> list[set[str]]:
 @each_kind
 def test_emitted_functions_keep_to_the_register_file(target: Target) -> None:
     """Counted in the emitted functions, not asked of the schedules."""
-    for layer in tile_layers(target.vector.lanes):
-        space = schedule_class(layer).space(layer, target)
+    for layer in tile_layers(target.vector.lanes(F32)):
+        space = list(search_space(layer, target))
         fullest = max(space, key=lambda point: point.registers(layer, target))
         few = sample(layer, target, 2)
         for schedule in dict.fromkeys([fullest, *few]):
@@ -63,8 +65,8 @@ def check_accumulators(
     largest = max(map(len, accumulators(function)))
     rest = layer.out_channels % schedule.panel
     assert largest > 0, case
-    columns = len(cut(schedule.panel, target.vector.lanes))
-    if len(cut(rest, target.vector.lanes)) <= columns:
+    columns = len(cut(schedule.panel, target.vector.lanes(F32)))
+    if len(cut(rest, target.vector.lanes(F32))) <= columns:
         depthwise = 2 if target.vector.memory_operands else 10 * columns
         if getattr(schedule, "order", None) in ("cyx", "ycx") and depthwise > 2:
             depthwise += 2  # the bounds of ReLU6
@@ -76,7 +78,7 @@ def check_vectors(function: tirx.PrimFunc, schedule: Schedule, target: Target, c
     """They are as wide as the panel allows."""
     indices = [store.indices[0] for store in found(tirx.BufferStore, function.body)]
     lanes = [int(index.lanes) if isinstance(index, tirx.Ramp) else 1 for index in indices]
-    widest = max(width for _, width in cut(schedule.panel, target.vector.lanes))
+    widest = max(width for _, width in cut(schedule.panel, target.vector.lanes(F32)))
     assert max(lanes) == widest, case
 
 
@@ -97,25 +99,26 @@ def check_branches(function: tirx.PrimFunc, target: Target, case: str) -> None:
 @pytest.mark.parametrize("operator", ["conv", "pwconv"])
 def test_accumulators_of_a_left_over_panel_fit_too(here: Target, operator: str) -> None:
     """Channels past the last full panel are cut into more and narrower vectors."""
-    channels = 2 * here.vector.lanes - 1
+    channels = 2 * here.vector.lanes(F32) - 1
     layer = Layer.parse(
         f"f32-{operator}-{'3x3s1-' if operator == 'conv' else ''}3x31x3-{channels}-linear"
     )
-    for schedule in schedule_class(layer).space(layer, here):
+    for schedule in search_space(layer, here):
         largest = max(map(len, accumulators(schedule.emit(layer, here))))
         assert largest <= here.vector.registers, str(schedule)
 
 
 @each_kind
 def test_packing_keeps_every_weight_once_and_panels_together(target: Target) -> None:
-    for layer in tile_layers(target.vector.lanes):
+    for layer in tile_layers(target.vector.lanes(F32)):
         if layer.weight_shape is None:
             continue
         taps, depth, channels = layer.weight_shape
         weight = np.arange(taps * depth * channels, dtype=np.float32).reshape(layer.weight_shape)
         for schedule in sample(layer, target, SAMPLES):
             case = f"{layer.name}: {schedule}"
-            (packed,) = schedule.pack(layer, [weight])
+            bias = np.zeros(channels, np.float32)
+            packed, _ = schedule.pack(layer, [weight, bias])
             np.testing.assert_array_equal(np.sort(packed), weight.reshape(-1), case)
             first = min(schedule.panel, channels)
             panel = packed[: taps * depth * first].reshape(taps, depth, first)
@@ -142,5 +145,5 @@ def test_channels_are_cut_into_the_widest_vectors() -> None:
 )
 def test_far_weights_are_fetched_a_panel_ahead(target: str, name: str, fetches: bool) -> None:
     machine, layer = Target.load(target), Layer.parse(name)
-    schedule = schedule_class(layer).default(layer, machine)
+    schedule = default_schedule(layer, machine)
     assert ("prefetch" in str(schedule.emit(layer, machine))) == fetches

@@ -10,6 +10,7 @@ from conftest import machines
 from kernel_layers import SAMPLES, block_layers, sample, tile_layers
 from kernel_runner import KernelLibrary, Operands, torch_result
 
+from mnv2_tvm.dtype import F32
 from mnv2_tvm.layer import Layer
 from mnv2_tvm.target import Target
 
@@ -23,9 +24,10 @@ def layers_to_run() -> list[Any]:
             skip = pytest.mark.skip(reason=f"{target.name} needs {', '.join(lacking)}")
             parameters.append(pytest.param(target, None, id=target.name, marks=skip))
             continue
+        lanes = target.vector.lanes(F32)
         parameters += [
             pytest.param(target, layer, id=f"{target.name}-{layer.name}")
-            for layer in tile_layers(target.vector.lanes) + block_layers(target.vector.lanes)
+            for layer in tile_layers(lanes) + block_layers(lanes)
         ]
     return parameters
 

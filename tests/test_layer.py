@@ -1,15 +1,19 @@
 """A layer's name and its shape are the same thing."""
 
 import functools
+from itertools import product
 from math import prod
 
 import pytest
+import torch
+from torch.nn import functional
 
 from mnv2_tvm.errors import UserError
 from mnv2_tvm.layer import Layer
 from mnv2_tvm.model import Architecture
 from mnv2_tvm.model.source import SourceNetwork
 from mnv2_tvm.pipeline import network_layers
+from mnv2_tvm.window import Window
 
 NETWORKS = [
     Architecture(1.0, 224),
@@ -50,7 +54,7 @@ def test_layers_are_the_architectures_convolutions(architecture: Architecture) -
             conv.in_channels,
         )
         assert prod(layer.output_shape) == architecture.batch * conv.out_elements
-        assert layer.stride == conv.stride
+        assert layer.window.stride == conv.stride
         epilogue = "residual" if conv.residual else "relu6" if conv.relu6 else "linear"
         assert layer.epilogue == epilogue
         assert layer.weight_shape is not None
@@ -69,12 +73,23 @@ def test_flops_are_two_a_multiply_accumulate(architecture: Architecture) -> None
 @pytest.mark.parametrize(
     ("layer", "name"),
     [
-        (Layer("dwconv", 1, 112, 112, 96, 96, 2), "f32-dwconv-3x3s2-112x112x96"),
-        (Layer("dwconv", 2, 7, 9, 8, 8), "f32-dwconv-3x3s1-2x7x9x8"),
-        (Layer("conv", 1, 224, 224, 3, 32, 2), "f32-conv-3x3s2-224x224x3-32"),
-        (Layer("pwconv", 1, 14, 14, 8, 8, 1, "residual"), "f32-pwconv-14x14x8-8-residual"),
-        (Layer("pwconv", 1, 1, 1, 1280, 1, 1, "linear"), "f32-pwconv-1x1x1280-1-linear"),
-        (Layer("avgpool", 1, 7, 7, 1280, 1280, 1, "linear"), "f32-avgpool-7x7x1280"),
+        (Layer.of("dwconv", 1, 112, 112, 96, 96, 2), "f32-dwconv-3x3s2-112x112x96"),
+        (Layer.of("dwconv", 2, 7, 9, 8, 8), "f32-dwconv-3x3s1-2x7x9x8"),
+        (Layer.of("conv", 1, 224, 224, 3, 32, 2), "f32-conv-3x3s2-224x224x3-32"),
+        (Layer.of("pwconv", 1, 14, 14, 8, 8, 1, "residual"), "f32-pwconv-14x14x8-8-residual"),
+        (Layer.of("pwconv", 1, 1, 1, 1280, 1, 1, "linear"), "f32-pwconv-1x1x1280-1-linear"),
+        (Layer.of("avgpool", 1, 7, 7, 1280, 1280, 1, "linear"), "f32-avgpool-7x7x1280"),
+        (Layer("conv", 1, 8, 8, 3, 8, Window(3, 2, 1, 0, 1)), "f32-conv-3x3s2p0x1-8x8x3-8"),
+        (Layer("dwconv", 1, 8, 8, 4, 4, Window(3, 1, 2, 2, 2)), "f32-dwconv-3x3s1d2-8x8x4"),
+        (Layer("dwconv", 1, 8, 8, 4, 4, Window(3, 1, 2)), "f32-dwconv-3x3s1d2p0x0-8x8x4"),
+        (Layer("conv", 1, 8, 8, 3, 8, Window(5, 3, 1, 2, 2)), "f32-conv-5x5s3-8x8x3-8"),
+        (Layer("pwconv", 1, 8, 8, 3, 8, Window(1, 2)), "f32-pwconv-1x1s2-8x8x3-8"),
+        (Layer("pwconv", 1, 8, 8, 3, 8, Window(1, 1, 1, 1, 1)), "f32-pwconv-1x1s1p1x1-8x8x3-8"),
+        (Layer("dwconv", 1, 8, 8, 4, 4, Window(1)), "f32-dwconv-1x1s1-8x8x4"),
+        (
+            Layer("irb", 1, 8, 8, 3, 8, Window(3, 2, 1, 0, 1), "linear", 12),
+            "f32-irb-3x3s2p0x1-8x8x3-12-8-linear",
+        ),
     ],
 )
 def test_names_are_spelt_as_documented(layer: Layer, name: str) -> None:
@@ -98,8 +113,21 @@ def test_names_are_spelt_as_documented(layer: Layer, name: str) -> None:
         "f32-avgpool-8x8x8-linear",
         "f32-conv-8x8x3-8",  # no window
         "f32-pwconv-3x3s1-8x8x8-8",  # with a window
-        "f32-conv-3x3s3-8x8x3-8",
-        "f32-conv-5x5s1-8x8x3-8",
+        "f32-conv-3x3s0-8x8x3-8",
+        "f32-conv-0x0s1-8x8x3-8",
+        "f32-conv-3x5s1-8x8x3-8",
+        "f32-conv-3x3s01-8x8x3-8",
+        "f32-conv-3x3s1d1-8x8x3-8",  # a dilation of 1 is not written
+        "f32-conv-3x3s1p1x1-8x8x3-8",  # nor padding of 1
+        "f32-conv-3x3s1d2p2x2-8x8x3-8",  # nor what centres the window
+        "f32-conv-3x3s1p01x0-8x8x3-8",
+        "f32-conv-3x3s1p1-8x8x3-8",
+        "f32-conv-1x1s1-8x8x3-8",  # is pwconv
+        "f32-pwconv-1x1s1-8x8x8-8",
+        "f32-avgpool-3x3s1-8x8x8",
+        "f32-avgpool-1x1s2-8x8x8",
+        "f32-conv-5x5s1p0x0-4x4x3-8",  # has no output
+        "f32-stem-3x3s1p0x0-2x2x3-8-8",
         "f32-pwconv-8x8x8-8-relu6",
         "f32-pwconv-8x8x8-8-tanh",
         "f32-pwconv-1x8x8x8-8",  # a batch of one is not written
@@ -119,8 +147,18 @@ def test_other_names_are_refused(name: str) -> None:
 
 @pytest.mark.parametrize(("extent", "stride", "out"), [(1, 1, 1), (1, 2, 1), (8, 2, 4), (9, 2, 5)])
 def test_output_extents_are_those_of_padding_one(extent: int, stride: int, out: int) -> None:
-    layer = Layer("dwconv", 1, extent, extent, 8, 8, stride)
+    layer = Layer.of("dwconv", 1, extent, extent, 8, 8, stride)
     assert layer.output_shape == (1, out, out, 8)
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 5, 7])
+def test_output_extents_are_torchs(size: int) -> None:
+    for stride, dilation, before, after in product((1, 2, 3), (1, 2), (0, 1, 2), (0, 1, 3)):
+        window = Window(size, stride, dilation, before, after)
+        for extent in (window.reach, window.reach + 1, 13, 14):
+            x = functional.pad(torch.zeros(1, 1, extent), (before, after))
+            y = functional.conv1d(x, torch.zeros(1, 1, size), stride=stride, dilation=dilation)
+            assert window.outputs(extent) == y.shape[2], (window, extent)
 
 
 def test_a_name_with_endless_digits_is_refused() -> None:

@@ -10,7 +10,8 @@ from kernel_layers import block_layers, tile_layers
 from kernel_runner import Floats, KernelLibrary, Operands, torch_result
 
 from mnv2_tvm import load
-from mnv2_tvm.kernels import schedule_class
+from mnv2_tvm.dtype import F32
+from mnv2_tvm.kernels import default_schedule
 from mnv2_tvm.layer import Layer
 from mnv2_tvm.target import Target
 
@@ -51,10 +52,10 @@ def check(kernels: KernelLibrary, operands: Operands) -> int:
 @pytest.mark.parametrize("way", WAYS)
 def test_every_kernel_keeps_nan_and_infinities(here: Target, way: str) -> None:
     target, found = with_way(here, way), 0
-    for layer in layers(target.vector.lanes):
+    for layer in layers(target.vector.lanes(F32)):
         if target.vector != here.vector and "relu6" not in {part.epilogue for part in layer.parts}:
             continue  # the same code
-        schedule = schedule_class(layer).default(layer, target)
+        schedule = default_schedule(layer, target)
         kernels, operands = KernelLibrary(layer, target, [schedule]), Operands.random(layer)
         for specials in ([np.nan], [-np.nan], [np.inf], [-np.inf], [np.inf, -np.inf, np.nan]):
             found += check(kernels, replace(operands, x=spoilt(operands.x, *specials)))

@@ -15,6 +15,7 @@ from mnv2_tvm.deploy.link import compile_c
 from mnv2_tvm.deploy.peak_loop import SOURCE, chains, compile_flags, write_probe
 from mnv2_tvm.devices.emulate.board import LocalBoards
 from mnv2_tvm.devices.rpc.session import Address, Session
+from mnv2_tvm.dtype import F32
 from mnv2_tvm.errors import UserError
 from mnv2_tvm.measure.peak import PeakProbe
 from mnv2_tvm.target import Target
@@ -72,8 +73,8 @@ def rounds(target: Target, folder: Path) -> Callable[[float, float, int], float]
 def test_every_round_of_every_chain_is_computed(tmp_path: Path) -> None:
     target = Target.load("host")
     run, vector, count = rounds(target, tmp_path), target.vector, chains(target)
-    starts = vector.lanes * sum(range(count))
-    lanes = vector.lanes * count
+    starts = vector.lanes(F32) * sum(range(count))
+    lanes = vector.lanes(F32) * count
     assert run(1, 0, 5) == starts
     assert run(1, 1, 5) == starts + 5 * lanes
     assert run(2, 0, 3) == 8 * starts

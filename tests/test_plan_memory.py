@@ -71,7 +71,7 @@ def test_plan_is_aligned_and_as_small_as_can_be(architecture: Architecture, fuse
 def test_tensors_that_are_live_together_lie_apart() -> None:
     """On shapes that no MobileNetV2 has: long-lived residuals across each other."""
     shapes = [(8, 3), (3, 8), (5, 5), (8, 1), (2, 7), (6, 6), (1, 1)]
-    layers = [Layer("pwconv", 1, h, w, 16, 16, 1, "residual") for h, w in shapes]
+    layers = [Layer.of("pwconv", 1, h, w, 16, 16, 1, "residual") for h, w in shapes]
     readers = [0, 0, 0, 1, 0, 2, 3]  # the step whose tensor is added
     scratch = [0, 100, 4000, 0, 64, 9999, 1]  # bytes
     steps = tuple(

@@ -11,7 +11,7 @@ import pytest
 from mnv2_tvm.errors import UserError
 from mnv2_tvm.failures import Failure, Kind
 from mnv2_tvm.host import this_host
-from mnv2_tvm.kernels import schedule_class
+from mnv2_tvm.kernels.spaces import search_space
 from mnv2_tvm.layer import Layer
 from mnv2_tvm.pipeline import default_schedule
 from mnv2_tvm.records.decisions import Decisions
@@ -20,11 +20,11 @@ from mnv2_tvm.records.tuning_log import MEASUREMENTS, RECORDS, TuningLog
 from mnv2_tvm.target import Target
 
 LAYERS = [
-    Layer("conv", 1, 32, 32, 3, 16, 2),
-    Layer("dwconv", 1, 16, 16, 16, 16),
-    Layer("pwconv", 1, 16, 16, 16, 8, 1, "linear"),
-    Layer("pwconv", 2, 4, 4, 96, 16, 1, "residual"),
-    Layer("avgpool", 1, 1, 1, 1280, 1280, 1, "linear"),
+    Layer.of("conv", 1, 32, 32, 3, 16, 2),
+    Layer.of("dwconv", 1, 16, 16, 16, 16),
+    Layer.of("pwconv", 1, 16, 16, 16, 8, 1, "linear"),
+    Layer.of("pwconv", 2, 4, 4, 96, 16, 1, "residual"),
+    Layer.of("avgpool", 1, 1, 1, 1280, 1280, 1, "linear"),
 ]
 
 
@@ -45,7 +45,7 @@ def record_of(layer: Layer, target: Target, threads: int = 1, point: int = 0) ->
     return Record(
         layer=layer,
         threads=threads,
-        schedule=schedule_class(layer).space(layer, target)[point],
+        schedule=list(search_space(layer, target))[point],
         median_us=12.25,
         samples_us=(11.5, 12.25, 14.0),
         max_error=2.5e-7,
@@ -165,7 +165,7 @@ def test_appending_to_a_cut_line_keeps_both_apart(
     log: TuningLog, avx2: Target, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A crash cuts the last line short; the next one must not be lost with it."""
-    schedules = schedule_class(LAYERS[1]).space(LAYERS[1], avx2)[:3]
+    schedules = list(search_space(LAYERS[1], avx2))[:3]
     first, second, third = (Measurement(LAYERS[1], s, 3.5, 1e-7, None) for s in schedules)
     log.append(first)
     log.append(second)

@@ -5,14 +5,15 @@ import re
 from itertools import pairwise
 from math import prod
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from conftest import TINY, ended
 
 from mnv2_tvm.errors import UserError
 from mnv2_tvm.host import this_host
-from mnv2_tvm.kernels import KERNELS, schedule_class
-from mnv2_tvm.layer import Layer
+from mnv2_tvm.kernels.spaces import search_space
+from mnv2_tvm.layer import Layer, Operator
 from mnv2_tvm.model import Architecture
 from mnv2_tvm.model.source import SourceNetwork
 from mnv2_tvm.pipeline import default_schedule, network_blocks, network_layers
@@ -24,7 +25,9 @@ from mnv2_tvm.target import Target
 
 MODULE = SourceNetwork.make(TINY, None, 0).relax()
 LAYERS = network_layers(MODULE) + network_blocks(MODULE)
-ONE_OF_EACH = [next(layer for layer in LAYERS if layer.operator == name) for name in KERNELS]
+ONE_OF_EACH = [
+    next(layer for layer in LAYERS if layer.operator == name) for name in get_args(Operator)
+]
 # A kernel is slow to compile: two register files, and one for what no machine changes.
 two_targets = pytest.mark.parametrize("target", ["x86-avx2", "rasp4"], indirect=True)
 one_target = pytest.mark.parametrize("target", ["rasp4"], indirect=True)
@@ -59,7 +62,7 @@ def logs(tmp_path: Path, target: Target) -> Path:
 
 def keep(logs: Path, target: Target, layer: Layer, threads: int, point: int) -> Record:
     """Keep the point of the layer's space, counted without its default, as a record."""
-    space = schedule_class(layer).space(layer, target)
+    space = list(search_space(layer, target))
     default = default_schedule(layer, target)
     others = [schedule for schedule in space if schedule != default]
     provenance = {"cpu": "Model [5]", "date": "2025-04-03"}
@@ -199,7 +202,7 @@ def test_fold_accounts_for_every_line(target: Target) -> None:
 def test_fold_shortens_the_unrolled_kernels(target: Target) -> None:
     """The largest tile of the depthwise space has hundreds of statements."""
     layer = next(one for one in LAYERS if one.operator == "dwconv" and one.height > 4)
-    space = schedule_class(layer).space(layer, target)
+    space = list(search_space(layer, target))
     scripts = [point.emit(layer, target).script() for point in (space[len(space) // 2], space[-1])]
     for script in scripts:
         runs = [bool(MORE.fullmatch(line)) for line in fold(script).splitlines()]
@@ -268,7 +271,7 @@ def test_a_glob_chooses_layers(
     size = ["--width", TINY.width, "--resolution", TINY.resolution, "--log-dir", logs]
     code, output, _ = invoke(capsys, "--target", target.name, *size, "--layer", "*dwconv-3x3s2*")
     assert code == 0
-    wanted = [layer.name for layer in LAYERS if layer.operator == "dwconv" and layer.stride == 2]
+    wanted = [one.name for one in LAYERS if one.operator == "dwconv" and one.window.stride == 2]
     assert wanted
     assert re.findall(r"f32-\S+", output) == wanted
 

@@ -14,9 +14,12 @@ import pytest
 from conftest import machines
 
 from mnv2_tvm.data import data_folder
+from mnv2_tvm.dtype import F32
 from mnv2_tvm.errors import UserError
 from mnv2_tvm.host import Host, as_process, this_host
-from mnv2_tvm.target import Target, target_names
+from mnv2_tvm.layer import Layer
+from mnv2_tvm.records.decisions import Decisions
+from mnv2_tvm.target import Policy, Target, target_names
 
 Edit = Callable[[str, str], None]
 
@@ -64,7 +67,19 @@ def test_vectors_of_the_x86_files_are_those_of_the_instruction_set() -> None:
     """AVX2: 16 registers of 8 float32; AVX-512: 32 of 16."""
     for name, lanes, registers in (("x86-avx2", 8, 16), ("x86-avx512", 16, 32)):
         vector = Target.load(name).vector
-        assert (vector.lanes, vector.registers) == (lanes, registers)
+        assert (vector.lanes(F32), vector.registers) == (lanes, registers)
+
+
+def test_optional_facts_have_defaults(edit: Edit) -> None:
+    target = Target.load("x86-avx2")
+    assert (target.vector.dot.qs8, target.policy) == (1, Policy())
+    edit(r"^\[cache\]$", 'dot = { qs8 = 4 }\n[policy]\nfuse = "always"\npasses = 2\n[cache]')
+    target = Target.load("x86-avx2")
+    assert (target.vector.dot.qs8, target.policy) == (4, Policy("always", 2))
+    block = Layer.parse("f32-irb-3x3s1-7x7x160-960-320-linear")
+    schedule = Decisions(target, {})(block)
+    assert schedule is not None and schedule.to_json()["chunk"] == 480
+    assert Decisions(replace(target, policy=Policy()), {})(block) is None
 
 
 def test_unknown_target_is_named_with_the_known_ones() -> None:
@@ -103,6 +118,12 @@ def test_broken_file_and_key_are_named(edit: Edit, subtests: pytest.Subtests) ->
         (r"^\[cache\]\n(.+\n)+", "[cache.l1]\nx = 1\n", "'cache.l1' is not known"),
         (r"^registers = .*$", "registers = ", "not valid TOML"),
         (r"^\[vector\]$", "[vector", "not valid TOML"),
+        (r"^\[cache\]$", "[policy]\npasses = 0\n[cache]", "policy.passes"),
+        (r"^\[cache\]$", '[policy]\nfuse = "never"\n[cache]', "policy.fuse"),
+        (r"^\[cache\]$", "[policy]\nsplit = 1\n[cache]", "'policy.split' is not known"),
+        (r"^registers = .*$", "registers = 16\ndot = 4", "vector.dot"),
+        (r"^registers = .*$", "registers = 16\ndot = { qs8 = 0 }", "vector.dot.qs8"),
+        (r"^registers = .*$", "registers = 16\ndot = { qs9 = 4 }", "'vector.dot.qs9' is not known"),
         (r"^registers = .*$", "registers = 16\nregisters = 16", "not valid TOML"),
         (r"^registers = .*$", f"registers = {5000 * '9'}", "not valid TOML"),
         (r"^features = .*$", f"features = {10_000 * '['}", "not valid TOML: nested"),

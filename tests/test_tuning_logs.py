@@ -11,7 +11,7 @@ import tvm
 from conftest import machines
 
 from mnv2_tvm.data import data_folder
-from mnv2_tvm.kernels import schedule_class
+from mnv2_tvm.kernels.spaces import search_space
 from mnv2_tvm.layer import Layer
 from mnv2_tvm.measure.candidate import build_candidate, measure_candidate
 from mnv2_tvm.model import Architecture
@@ -85,7 +85,7 @@ def test_records_are_current(path: Path) -> None:
             assert layer.parts != (layer,), layer.name
             assert all(decisions.source(part) != "default" for part in layer.parts), layer.name
             continue
-        space = schedule_class(layer).space(layer, target)
+        space = list(search_space(layer, target))
         assert record.schedule in space, f"{layer.name} is stale: run {COMMAND} {target.name}"
 
 

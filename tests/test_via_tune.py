@@ -18,7 +18,8 @@ from mnv2_tvm.devices.program.candidates import build_candidate_object, read_res
 from mnv2_tvm.devices.program.device import ProgramDevice
 from mnv2_tvm.errors import UserError
 from mnv2_tvm.failures import DeviceError, Failure, Kind
-from mnv2_tvm.kernels import Schedule, schedule_class
+from mnv2_tvm.kernels import Schedule
+from mnv2_tvm.kernels.spaces import search_space
 from mnv2_tvm.layer import Layer
 from mnv2_tvm.measure.candidate import Result, Timing
 from mnv2_tvm.records.tuning_log import TuningLog
@@ -101,7 +102,7 @@ def measure(
 
 @pytest.fixture
 def points(here: Target) -> list[Schedule]:
-    return list(schedule_class(DEPTHWISE).space(DEPTHWISE, here))[:4]
+    return list(search_space(DEPTHWISE, here))[:4]
 
 
 @pytest.fixture(autouse=True)

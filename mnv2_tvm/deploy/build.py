@@ -155,7 +155,7 @@ def _manifest(
         cpu_features=list(target.host.features),
         input_shape=list(interface.input_shape),
         output_shape=list(interface.output_shape),
-        dtype="float32",
+        dtype=layers[0].dtype.storage,
         width=architecture.width,
         resolution=architecture.resolution,
         classes=architecture.classes,
@@ -173,8 +173,9 @@ def _manifest(
                 "name": layer.name,
                 "flops": layer.flops,
                 "source": decisions.source(layer),
-                "decisions": decisions.schedule(layer).to_json(),
+                "kernel": schedule.kernel(),
+                "decisions": schedule.to_json(),
             }
-            for layer in layers
+            for layer, schedule in zip(layers, map(decisions.schedule, layers), strict=True)
         ],
     )

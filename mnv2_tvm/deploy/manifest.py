@@ -13,7 +13,7 @@
 | `versions` | of everything that took part in the build |
 | `flops` | of one run; two a multiply-add |
 | `flops_share` | share of the FLOPs on `tuned`, `tuned elsewhere` and `default` kernels |
-| `layers` | in order: `name`, `flops`, `source`, `decisions` |
+| `layers` | in order: `name`, `flops`, `source`, `kernel` and its `decisions` |
 | `format` | of this file; a reader of 1 ignores keys that it does not know |
 | `files` | SHA-256 of every other file of the build, by its path in the folder |
 
@@ -59,6 +59,7 @@ class _Row:
     flops: Count
     source: Text
     decisions: dict[str, Any]
+    kernel: Text | None = None  # 0.1.0 wrote none
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from mnv2_tvm.deploy.link import compile_c, ffi_includes, link_shared
+from mnv2_tvm.dtype import F32
 from mnv2_tvm.target import Target
 
 SOURCE = Path(__file__).with_name("peak.c")
@@ -17,7 +18,7 @@ def chains(target: Target) -> int:
 
 def flop_per_round(target: Target) -> int:
     """Of the loop; two for each fused multiply-add."""
-    return 2 * chains(target) * target.vector.lanes
+    return 2 * chains(target) * target.vector.lanes(F32)
 
 
 def compile_flags(target: Target) -> tuple[str, ...]:

@@ -1,10 +1,10 @@
 """The parts of a fused block: the addresses of its scratch memory, and the loops of each part.
 
 The scratch memory of a thread holds the ring of expanded rows, [rows, pitch, chunk]: a row's pixels
-after a zero on the left and, where a window reaches so far, before one on the right. The depthwise
-result, the strip, [rows, out width, chunk], stands behind the ring. A strip of one row is laid over
-the oldest row of the ring instead: no later window reads what pixel x replaces, column x, and the
-row is dead afterwards.
+after the zeros on the left and, where a window reaches so far, before those on the right. The
+depthwise result, the strip, [rows, out width, chunk], stands behind the ring. A strip of one row is
+laid over the oldest row of the ring instead: no later window reads what pixel x replaces, column x,
+and the row is dead afterwards.
 """
 
 from collections.abc import Iterator
@@ -14,6 +14,7 @@ from typing import Any, Literal
 from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
 
+from mnv2_tvm.dtype import F32
 from mnv2_tvm.kernels.conv3x3 import convolve
 from mnv2_tvm.kernels.depthwise import slide
 from mnv2_tvm.kernels.loops import Index, tile_loop, window_loop
@@ -22,6 +23,7 @@ from mnv2_tvm.kernels.registers import RegisterTile, broadcast, cut, load
 from mnv2_tvm.kernels.schedule import Operands
 from mnv2_tvm.layer import Layer
 from mnv2_tvm.target import Target
+from mnv2_tvm.window import Window
 
 Order = Literal["cyx", "yxc"]
 
@@ -62,21 +64,22 @@ class Block:
         self._image = image
         self._c, self._chunk = c, chunk
         self._first, self._middle, self._last = layer.parts
-        self._ring_rows = ring_rows(tiles.rows, self._middle.stride)
+        self._stride, self._before = self._middle.window.stride, self._middle.window.before
+        self._ring_rows = ring_rows(tiles.rows, self._middle.window)
         self._columns = ring_columns(self._middle)
         self._pitch = self._columns * chunk  # floats of a row of the ring
 
     def _strip(self, y: Index) -> Index:
         """Where the strip at `y` starts."""
         if in_place(self._tiles.rows):
-            return self._slot(y * self._middle.stride - 1)
+            return self._slot(y * self._stride - self._before)
         return self._ring_rows * self._columns * self._tiles.chunk
 
     def new_rows(self, y: Index, rows: int) -> Iterator[Index]:
         """Emit the loop over the rows under the strip at `y` that the ring does not hold yet."""
-        stride, span = self._middle.stride, self._o.span
+        stride, span = self._stride, self._o.span
         first_strip = span.first * self._tiles.rows
-        reach = y * stride - 1
+        reach = y * stride - self._before
         fresh = T.if_then_else(y == first_strip, reach, reach + 3 - stride)
         with T.serial(fresh, reach + (rows - 1) * stride + 3) as row:
             IRBuilder.name("row", row)
@@ -84,9 +87,10 @@ class Block:
 
     def expand(self, row: Index) -> None:
         """Fill one row of the ring; with zeros outside the image."""
-        start = self._slot(row) + self._chunk
-        self._clear(start - self._chunk, 1)
-        if (right := self._columns - 1 - self._middle.width) > 0:
+        before = self._before
+        start = self._slot(row) + before * self._chunk
+        self._clear(start - before * self._chunk, before)
+        if (right := self._columns - before - self._middle.width) > 0:
             self._clear(start + self._middle.width * self._chunk, right)
         with T.If(T.And(row >= 0, row < self._middle.height)):
             with T.Then():
@@ -99,7 +103,7 @@ class Block:
 
     def _expand_pixels(self, row: Index, start: Index) -> None:
         part, o, tiles = self._first, self._o, self._tiles
-        weight, bias = o.weights[0]
+        weight, bias = o.parts[0]["weight"], o.parts[0]["bias"]
         depth = part.in_channels
         line = (self._image * part.height + row) * part.width
         for n, tile_n in tile_loop(self._chunk, tiles.expand_n, o.span, name="n"):
@@ -118,13 +122,14 @@ class Block:
 
     def _expand_image(self, row: Index, start: Index) -> None:
         part, o, tiles = self._first, self._o, self._tiles
-        weight, bias = o.weights[0]
-        depth, stride = part.in_channels, part.stride
+        weight, bias = o.parts[0]["weight"], o.parts[0]["bias"]
+        depth, stride, before = part.in_channels, part.window.stride, part.window.before
         line = self._image * part.height
-        rows = (row, T.max(0, 1 - row * stride), T.min(3, part.height + 1 - row * stride))
+        last = T.min(3, part.height + before - row * stride)
+        rows = (row, T.max(0, before - row * stride), last)
         for n, tile_n in tile_loop(self._chunk, tiles.expand_n, o.span, name="n"):
             for m, tile_m in window_loop(
-                part.out_width, part.width, stride, tiles.expand_m, o.span, name="m"
+                part.out_width, part.width, part.window, tiles.expand_m, o.span, name="m"
             ):
                 acc = self._started(tile_m, tile_n, bias, self._c + n)
                 convolve(
@@ -173,12 +178,12 @@ class Block:
     ) -> None:
         part, o, chunk = self._middle, self._o, self._chunk
         (i, tile_y), (x, tile_x), (c, tile_c) = rows, columns, channels
-        weight, bias = o.weights[1]
-        stride, strip = part.stride, self._strip(y)
+        weight, bias = o.parts[1]["weight"], o.parts[1]["bias"]
+        stride, strip = self._stride, self._strip(y)
         acc = self._started(tile_y * tile_x, tile_c, bias, self._c + c)
 
         def pixel(dy: int, dx: int, channel: int, lanes: int) -> Any:
-            line = self._slot((y + i) * stride + (dy - 1))
+            line = self._slot((y + i) * stride + (dy - self._before))
             return load(o.scratch, line + (x * stride + dx) * chunk + c + channel, lanes)
 
         slide(
@@ -197,7 +202,7 @@ class Block:
     def project(self, y: Index, rows: int) -> None:
         """Add the strip's product to the output; the first chunk starts it."""
         part, o, tiles = self._last, self._o, self._tiles
-        weight, bias = o.weights[2]
+        weight, bias = o.parts[2]["weight"], o.parts[2]["bias"]
         scratch: Any = o.scratch
         strip = self._strip(y)
         channels, hidden, chunk = part.out_channels, part.in_channels, self._chunk
@@ -257,25 +262,26 @@ class Block:
                     acc.store(self._o.y, at, relu6=False)
 
     def _slot(self, row: Index) -> Index:
-        """Where a row of the image stands in the ring; row -1 is the first."""
-        return T.truncmod(row + 1, T.int32(self._ring_rows)) * self._pitch
+        """Where a row of the image stands in the ring; the first is that of the topmost zeros."""
+        return T.truncmod(row + self._before, T.int32(self._ring_rows)) * self._pitch
 
     def _clear(self, start: Index, pixels: int) -> None:
         for pixel, _ in tile_loop(pixels, 1, self._o.span, name="pixel"):
-            for channel, lanes in cut(self._chunk, self._vector.lanes):
+            for channel, lanes in cut(self._chunk, self._vector.lanes(F32)):
                 at = start + pixel * self._chunk + channel
                 index = at if lanes == 1 else T.ramp(at, 1, lanes)
                 T.buffer_store(self._o.scratch, broadcast(T.float32(0), lanes), [index])
 
 
-def ring_rows(rows: int, stride: int) -> int:
+def ring_rows(rows: int, window: Window) -> int:
     """Input rows that the windows of `rows` output rows reach."""
-    return (rows - 1) * stride + 3
+    return (rows - 1) * window.stride + 3
 
 
 def ring_columns(middle: Layer) -> int:
     """Pixels of a row of the ring: what its windows reach, and no less than the row itself."""
-    return max((middle.out_width - 1) * middle.stride + 3, middle.width + 1)
+    window = middle.window
+    return max((middle.out_width - 1) * window.stride + 3, middle.width + window.before)
 
 
 def in_place(rows: int) -> bool:

@@ -1,4 +1,4 @@
-"""Dense 3x3 convolution with few input channels, padding 1, stride 1 or 2: the stem.
+"""Dense 3x3 convolution with few input channels, stride 1 or 2: the stem.
 
     for y in rows:                          # border tiles are peeled, their outer taps left out
       for n in panels of tile_n:
@@ -22,10 +22,12 @@ from typing import Any, Self
 from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
 
+from mnv2_tvm.dtype import F32
 from mnv2_tvm.kernels.loops import (
     Index,
     Span,
     inside,
+    is_peelable,
     tile_count,
     tile_loop,
     window_loop,
@@ -50,9 +52,14 @@ class Conv3x3(Schedule):
     tile_n: int  # output channels of the register tile and of a weight panel
 
     @classmethod
+    def computes(cls, layer: Layer) -> bool:
+        """float32, and a window whose border can be peeled."""
+        return (layer.operator, layer.dtype) == ("conv", F32) and is_peelable(layer.window)
+
+    @classmethod
     def space(cls, layer: Layer, target: Target) -> list[Self]:
         """Tiles inside the register budget."""
-        lanes, budget = target.vector.lanes, target.vector.registers
+        lanes, budget = target.vector.lanes(layer.dtype), target.vector.registers
         panels = sorted({min(c * lanes, layer.out_channels) for c in range(1, budget // 2)})
         widths = range(1, min(budget, layer.out_width) + 1)
         points = [cls(tile_x, tile_n) for tile_n, tile_x in product(panels, widths)]
@@ -71,7 +78,7 @@ class Conv3x3(Schedule):
     def _cycles(self, layer: Layer, target: Target) -> tuple[float, float]:
         """Cost of one step of the taps over a row: (cycles, loads to break a tie)."""
         vector = target.vector
-        columns = vectors(self.tile_n, vector.lanes)
+        columns = vectors(self.tile_n, vector.lanes(layer.dtype))
         tiles = tile_count(layer.out_width, self.tile_x) * tile_count(
             layer.out_channels, self.tile_n
         )
@@ -79,9 +86,16 @@ class Conv3x3(Schedule):
         loads = (self.tile_x + columns) / vector.loads_per_cycle
         return tiles * max(multiply_adds, loads, vector.fma_latency), tiles * loads
 
+    def extents(self, layer: Layer) -> dict[str, int]:
+        """Columns and channels."""
+        return {
+            "tile_x": layer.out_width,
+            "tile_n": layer.out_channels,
+        }
+
     def registers(self, layer: Layer, target: Target) -> int:
         """Accumulators, a row of weight vectors, and a broadcast pixel."""
-        columns = most_vectors(self.tile_n, layer.out_channels, target.vector.lanes)
+        columns = most_vectors(self.tile_n, layer.out_channels, target.vector.lanes(layer.dtype))
         return self.tile_x * columns + columns + 1
 
     @property
@@ -95,14 +109,14 @@ class Conv3x3(Schedule):
 
     def body(self, layer: Layer, target: Target, operands: Operands) -> None:
         """Emit the nest of the module's docstring."""
-        height, width, stride, span = layer.height, layer.width, layer.stride, operands.span
+        height, width, window, span = layer.height, layer.width, layer.window, operands.span
         for n, _ in tile_loop(layer.batch, 1, span, name="n"):
             for y, _ in window_loop(
-                layer.out_height, height, stride, 1, span, shared=True, name="y"
+                layer.out_height, height, window, 1, span, shared=True, name="y"
             ):
                 for c, tile_n in tile_loop(layer.out_channels, self.tile_n, span, name="n"):
                     for x, tile_x in window_loop(
-                        layer.out_width, width, stride, self.tile_x, span, name="x"
+                        layer.out_width, width, window, self.tile_x, span, name="x"
                     ):
                         _tile(layer, target, operands, n, y, (x, tile_x), (c, tile_n))
 
@@ -117,10 +131,11 @@ def _tile(
     channels: tuple[Index, int],
 ) -> None:
     (x0, tile_x), (c0, tile_n) = columns, channels
-    depth = layer.in_channels
+    depth, window = layer.in_channels, layer.window
     acc = RegisterTile(tile_x, tile_n, target.vector)
     acc.fill(lambda row, j, lanes: load(o.bias, c0 + j, lanes))
-    inner = [ky for ky in range(3) if inside(y * layer.stride + (ky - 1), layer.height)]
+    first, height = y * window.stride, layer.height
+    inner = [ky for ky in range(3) if inside(first + (ky - window.before), height)]
     convolve(
         acc,
         layer,
@@ -152,15 +167,15 @@ def convolve(
     `pixel(y, x, channel)` reads the image and `weight(step, j, lanes)` the step'th weight row.
     """
     (y, low, high), (x0, tile_x) = row, columns
-    depth, stride = layer.in_channels, layer.stride
+    depth, stride, before = layer.in_channels, layer.window.stride, layer.window.before
 
     def value(kx: Index, line: Index, k: Index, i: int) -> Value | None:
-        x = (x0 + i) * stride + (kx - 1)
+        x = (x0 + i) * stride + (kx - before)
         return pixel(line, x, k) if inside(x, layer.width) else None
 
     with T.serial(low, high) as ky:
         IRBuilder.name("ky", ky)
-        line = y * stride + (ky - 1)
+        line = y * stride + (ky - before)
         for kx in _columns((x0, tile_x), layer, span):
             for k, _ in tile_loop(depth, 1, span, name="k"):
                 step = (ky * 3 + kx) * depth + k
@@ -169,10 +184,11 @@ def convolve(
 
 def _columns(columns: tuple[Index, int], layer: Layer, span: Span) -> Iterator[Index]:
     """Emit the loop over kx; a tap column that reaches outside the image stands by itself."""
-    x0, tile_x = columns
+    (x0, tile_x), stride = columns, layer.window.stride
 
     def reaches_out(kx: int) -> bool:
-        ends = (x0 * layer.stride + (kx - 1), (x0 + tile_x - 1) * layer.stride + (kx - 1))
+        tap = kx - layer.window.before
+        ends = (x0 * stride + tap, (x0 + tile_x - 1) * stride + tap)
         return not all(inside(x, layer.width) for x in ends)
 
     inner = [kx for kx in range(3) if not reaches_out(kx)]

@@ -1,4 +1,4 @@
-"""Depthwise 3x3 convolution, padding 1, stride 1 or 2.
+"""Depthwise 3x3 convolution, stride 1 or 2.
 
     for c in panels of tile_c:              # order "cyx"; "ycx" and "yxc" move it inwards
       for y in tiles of tile_y:             # tiles at the border are peeled ...
@@ -20,7 +20,8 @@ from functools import partial
 from itertools import product
 from typing import Any, Literal, Self
 
-from mnv2_tvm.kernels.loops import Index, inside, tile_count, tile_loop, window_loop
+from mnv2_tvm.dtype import F32
+from mnv2_tvm.kernels.loops import Index, inside, is_peelable, tile_count, tile_loop, window_loop
 from mnv2_tvm.kernels.registers import (
     RegisterTile,
     Value,
@@ -44,15 +45,20 @@ class Depthwise(Schedule):
     order: Literal["cyx", "ycx", "yxc"]  # outer loops, outermost first
 
     @classmethod
+    def computes(cls, layer: Layer) -> bool:
+        """float32, and a window whose border can be peeled."""
+        return (layer.operator, layer.dtype) == ("dwconv", F32) and is_peelable(layer.window)
+
+    @classmethod
     def space(cls, layer: Layer, target: Target) -> list[Self]:
         """Tiles whose accumulators fit the register file beside an input and a weight vector."""
-        points = []
+        points, lanes = [], target.vector.lanes(layer.dtype)
         orders: tuple[Literal["cyx", "ycx", "yxc"], ...] = ("cyx", "ycx", "yxc")
-        columns = [c for c in (1, 2, 3, 4) if (c - 1) * target.vector.lanes < layer.out_channels]
+        columns = [c for c in (1, 2, 3, 4) if (c - 1) * lanes < layer.out_channels]
         rows = range(1, min(4, layer.out_height) + 1)
         widths = range(1, min(target.vector.registers, layer.out_width) + 1)
         for tile_y, tile_x, column, order in product(rows, widths, columns, orders):
-            tile_c = min(column * target.vector.lanes, layer.out_channels)
+            tile_c = min(column * lanes, layer.out_channels)
             point = cls(tile_y, tile_x, tile_c, order)
             if point.registers(layer, target) > target.vector.registers:
                 continue
@@ -60,7 +66,7 @@ class Depthwise(Schedule):
                 continue
             points.append(point)
         if not points:  # odd channel counts are cut into many narrow vectors
-            points = [cls(1, 1, min(target.vector.lanes, layer.out_channels), "yxc")]
+            points = [cls(1, 1, min(lanes, layer.out_channels), "yxc")]
         return distinct(points, lambda point: point._nest(layer))
 
     def _nest(self, layer: Layer) -> tuple[object, ...]:
@@ -86,7 +92,7 @@ class Depthwise(Schedule):
             columns = max(1, target.vector.fma_latency * target.vector.fma_per_cycle // 4)
         wanted = [(2, 2, columns), (2, 2, 1), (1, 2, 1), (2, 1, 1)]
         for tile_y, tile_x, column in wanted:
-            tile_c = min(column * target.vector.lanes, layer.out_channels)
+            tile_c = min(column * target.vector.lanes(layer.dtype), layer.out_channels)
             tile_y, tile_x = min(tile_y, layer.out_height), min(tile_x, layer.out_width)
             fitting = [
                 p for p in space if (p.tile_y, p.tile_x, p.tile_c) == (tile_y, tile_x, tile_c)
@@ -95,13 +101,21 @@ class Depthwise(Schedule):
                 return fitting[0]  # channels outermost, where the orders differ
         return space[0]
 
+    def extents(self, layer: Layer) -> dict[str, int]:
+        """Rows, columns and channels."""
+        return {
+            "tile_y": layer.out_height,
+            "tile_x": layer.out_width,
+            "tile_c": layer.out_channels,
+        }
+
     def registers(self, layer: Layer, target: Target) -> int:
         """Accumulators, an input vector, and the weights.
 
         Where FMAs read weights from memory one register is enough for them. Elsewhere all nine
         taps stay in registers, and beside them the bounds of ReLU6 if no loop lies within.
         """
-        columns = most_vectors(self.tile_c, layer.out_channels, target.vector.lanes)
+        columns = most_vectors(self.tile_c, layer.out_channels, target.vector.lanes(layer.dtype))
         accumulators = self.tile_y * self.tile_x * columns
         if target.vector.memory_operands:
             return accumulators + 2
@@ -131,7 +145,7 @@ class Depthwise(Schedule):
             "y": lambda: window_loop(
                 layer.out_height,
                 layer.height,
-                layer.stride,
+                layer.window,
                 self.tile_y,
                 operands.span,
                 shared=by_rows,
@@ -140,7 +154,7 @@ class Depthwise(Schedule):
             "x": lambda: window_loop(
                 layer.out_width,
                 layer.width,
-                layer.stride,
+                layer.window,
                 self.tile_x,
                 operands.span,
                 name="x",
@@ -171,12 +185,12 @@ def _tile(
     channels: tuple[Index, int],
 ) -> None:
     (y0, tile_y), (x0, tile_x), (c0, tile_c) = rows, columns, channels
-    stride, depth = layer.stride, layer.out_channels
+    stride, before, depth = layer.window.stride, layer.window.before, layer.out_channels
     acc = RegisterTile(tile_y * tile_x, tile_c, target.vector)
     acc.fill(lambda row, j, lanes: load(o.bias, c0 + j, lanes))
 
     def pixel(dy: int, dx: int, c: int, lanes: int) -> Value | None:
-        y, x = y0 * stride + (dy - 1), x0 * stride + (dx - 1)
+        y, x = y0 * stride + (dy - before), x0 * stride + (dx - before)
         if not (inside(y, layer.height) and inside(x, layer.width)):
             return None
         return load(o.x, ((n * layer.height + y) * layer.width + x) * depth + c0 + c, lanes)

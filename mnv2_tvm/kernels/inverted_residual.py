@@ -17,7 +17,6 @@ After Sandler et al., MobileNetV2 (2018), section 5, memory efficient inference.
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import product
-from math import prod
 from typing import Self
 
 from mnv2_tvm.kernels.block import Block, Order, Tiles, in_place, ring_columns, ring_rows
@@ -41,9 +40,20 @@ class InvertedResidual(Tiles, Schedule):
     """The fused block with its decisions; `block.py` has its loops."""
 
     @classmethod
+    def computes(cls, layer: Layer) -> bool:
+        """Where the kernels of its parts do."""
+        return (
+            len(layer.parts) == 3
+            and _dense(layer).computes(layer.parts[0])
+            and Depthwise.computes(layer.parts[1])
+            and Pointwise.computes(layer.parts[2])
+        )
+
+    @classmethod
     def space(cls, layer: Layer, target: Target) -> list[Self]:
         """Strips, chunks, and the best few register tiles of each part by their own rules."""
-        lanes, hidden, height = target.vector.lanes, layer.hidden_channels, layer.out_height
+        lanes = target.vector.lanes(layer.dtype)
+        hidden, height = layer.hidden_channels, layer.out_height
         heights = {1} | {rows for rows in (2, 4) if rows * layer.parts[1].width <= _STRIP_COLUMNS}
         if height <= _WHOLE_IMAGE:
             heights.add(height)
@@ -70,24 +80,37 @@ class InvertedResidual(Tiles, Schedule):
     def default(cls, layer: Layer, target: Target) -> Self:
         """All channels in one pass, the smallest strip, and the best tile of each part.
 
-        On a microcontroller three passes: 0.35-96 takes 2.7 % fewer instructions than with one, and
-        a workspace of 102 instead of 120 kB (cortex-m7, emulated, 2026-11-21).
+        In as many passes as the target's policy asks for, where they divide the channels.
         """
-        hidden = layer.hidden_channels
-        passes = 3 if target.microcontroller is not None and hidden % 3 == 0 else 1
-        return next(cls._points(layer, target, 1, hidden // passes))
+        hidden, passes = layer.hidden_channels, target.policy.passes
+        chunk = hidden if hidden % passes else hidden // passes
+        return next(cls._points(layer, target, 1, chunk))
 
     @classmethod
     def worthwhile(cls, layer: Layer, target: Target) -> bool:
         """If the weights, which stream once a strip, stay in L2 beside the scratch memory.
 
-        On a microcontroller always: what counts there is that the expanded tensor takes no RAM.
+        Always, if the target's policy is so: what counts there is the RAM of the expanded tensor.
         """
-        if target.microcontroller is not None:
+        if target.policy.fuse == "always":
             return True
-        weights = sum(prod(part.weight_shape or ()) for part in layer.parts)
-        scratch = cls.default(layer, target).scratch_floats(layer)
-        return 4 * (weights + scratch) <= target.cache.l2_bytes
+        weights = layer.dtype.bytes * layer.weight_count
+        scratch = 4 * cls.default(layer, target).scratch_floats(layer)
+        return weights + scratch <= target.cache.l2_bytes
+
+    def extents(self, layer: Layer) -> dict[str, int]:
+        """Of the whole block, not of a strip or a chunk."""
+        return {
+            "rows": layer.out_height,
+            "chunk": layer.hidden_channels,
+            "expand_m": layer.parts[0].out_width,
+            "expand_n": layer.hidden_channels,
+            "tile_y": layer.out_height,
+            "tile_x": layer.out_width,
+            "tile_c": layer.hidden_channels,
+            "project_m": layer.out_height * layer.out_width,
+            "project_n": layer.out_channels,
+        }
 
     def registers(self, layer: Layer, target: Target) -> int:
         """Of the part that takes the most."""
@@ -124,7 +147,7 @@ class InvertedResidual(Tiles, Schedule):
     def scratch_floats(self, layer: Layer) -> int:
         """The ring and the strip, unless that lies in the ring."""
         middle = layer.parts[1]
-        ring = ring_rows(self.rows, middle.stride) * ring_columns(middle)
+        ring = ring_rows(self.rows, middle.window) * ring_columns(middle)
         strip = 0 if in_place(self.rows) else self.rows * middle.out_width
         return (ring + strip) * min(self.chunk, layer.hidden_channels)
 
@@ -145,6 +168,11 @@ class InvertedResidual(Tiles, Schedule):
                     block.project(y, rows)
 
 
+def _dense(layer: Layer) -> type[Conv3x3 | Pointwise]:
+    """The kernel of the block's first part."""
+    return Conv3x3 if layer.operator == "stem" else Pointwise
+
+
 def _best_tiles(part: Layer, target: Target) -> list[tuple[int, int]]:
     """The few register tiles (pixels, channels) of a dense part that its own rules rank first.
 
@@ -155,7 +183,7 @@ def _best_tiles(part: Layer, target: Target) -> list[tuple[int, int]]:
         ranked = [(p.tile_x, p.tile_n) for p in Conv3x3.ranked(part, target)]
     else:
         ranked = [(p.tile_m, p.tile_n) for p in Pointwise.ranked(part, target)]
-    lanes, few = target.vector.lanes, target.vector.registers // 2
+    lanes, few = target.vector.lanes(part.dtype), target.vector.registers // 2
     light = [tile for tile in ranked if tile[0] <= few and tile[1] <= lanes]
     return list(dict.fromkeys(ranked[:_TILES] + light[:_LIGHT_TILES]))
 
@@ -174,7 +202,7 @@ def _windows(part: Layer, target: Target, rows: int) -> list[tuple[int, int, int
     ]
     orders: tuple[Order, ...] = ("cyx", "yxc")
     windows = [
-        (y, x, min(c * target.vector.lanes, part.out_channels), order)
+        (y, x, min(c * target.vector.lanes(part.dtype), part.out_channels), order)
         for (y, x, c), order in product(shapes, orders)
         if y <= rows
     ]

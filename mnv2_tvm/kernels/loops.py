@@ -17,6 +17,8 @@ from typing import Any
 from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
 
+from mnv2_tvm.window import Window
+
 Index = Any  # a Python int or an integer TIR expression
 
 
@@ -78,28 +80,34 @@ def tile_loop(
 def window_loop(
     out_extent: int,
     in_extent: int,
-    stride: int,
+    window: Window,
     tile: int,
     span: Span,
     *,
     shared: bool = False,
     name: str = "i",
 ) -> Iterator[tuple[Index, int]]:
-    """`tile_loop` over the outputs of a 3-wide window with padding 1.
+    """`tile_loop` over the outputs of a window that `is_peelable`.
 
     Tiles whose windows reach outside the input are peeled, so that their outer taps can be left
     out while the body is emitted: see `inside`.
     """
-    reaches_over = (out_extent - 1) * stride + 1 >= in_extent
+    last = (out_extent - 1) * window.stride - window.before + window.reach - 1
     return tile_loop(
         out_extent,
         tile,
         span,
         shared=shared,
-        peel_first=True,
-        peel_last=reaches_over,
+        peel_first=window.before > 0,
+        peel_last=last >= in_extent,
         name=name,
     )
+
+
+def is_peelable(window: Window) -> bool:
+    """3x3 with at most one zero at each end: only the first and the last tile reach outside."""
+    near = max(window.before, window.after) <= 1
+    return window.size == 3 and window.dilation == 1 and window.stride in (1, 2) and near
 
 
 def inside(index: Index, extent: int) -> bool:

@@ -17,6 +17,7 @@ from functools import partial
 from itertools import product
 from typing import Literal, Self
 
+from mnv2_tvm.dtype import F32
 from mnv2_tvm.kernels.loops import Index, Span, tile_count, tile_loop
 from mnv2_tvm.kernels.prefetch import Ahead, are_far
 from mnv2_tvm.kernels.registers import (
@@ -29,6 +30,7 @@ from mnv2_tvm.kernels.registers import (
 from mnv2_tvm.kernels.schedule import Operands, Schedule, distinct
 from mnv2_tvm.layer import Layer
 from mnv2_tvm.target import Target
+from mnv2_tvm.window import Window
 
 
 @dataclass(frozen=True)
@@ -41,9 +43,14 @@ class Pointwise(Schedule):
     unroll_k: int  # steps of the reduction in one body of the innermost loop
 
     @classmethod
+    def computes(cls, layer: Layer) -> bool:
+        """float32, of all pixels."""
+        return (layer.operator, layer.dtype, layer.window) == ("pwconv", F32, Window(1))
+
+    @classmethod
     def space(cls, layer: Layer, target: Target) -> list[Self]:
         """Tiles inside the register budget that leave no smaller tile with as few steps."""
-        pixels, lanes = _pixels(layer), target.vector.lanes
+        pixels, lanes = _pixels(layer), target.vector.lanes(layer.dtype)
         points = []
         for columns in range(1, target.vector.registers // 2):
             tile_n = min(columns * lanes, layer.out_channels)
@@ -90,16 +97,24 @@ class Pointwise(Schedule):
         cycles = all_loads = 0.0
         for rows, row_tiles in _sizes(_pixels(layer), self.tile_m):
             for channels, panels in _sizes(layer.out_channels, self.tile_n):
-                columns = vectors(channels, vector.lanes)
+                columns = vectors(channels, vector.lanes(layer.dtype))
                 multiply_adds = rows * columns / vector.fma_per_cycle
                 loads = (rows + columns) / vector.loads_per_cycle
                 cycles += row_tiles * panels * max(multiply_adds, loads, vector.fma_latency)
                 all_loads += row_tiles * panels * loads
         return cycles, all_loads
 
+    def extents(self, layer: Layer) -> dict[str, int]:
+        """Pixels, channels and the reduction."""
+        return {
+            "tile_m": _pixels(layer),
+            "tile_n": layer.out_channels,
+            "unroll_k": layer.in_channels,
+        }
+
     def registers(self, layer: Layer, target: Target) -> int:
         """Accumulators, a row of weight vectors, and a broadcast pixel."""
-        columns = most_vectors(self.tile_n, layer.out_channels, target.vector.lanes)
+        columns = most_vectors(self.tile_n, layer.out_channels, target.vector.lanes(layer.dtype))
         return self.tile_m * columns + columns + 1
 
     @property

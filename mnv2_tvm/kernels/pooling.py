@@ -12,6 +12,7 @@ from typing import Self
 
 from tvm.script.ir_builder import tirx as T
 
+from mnv2_tvm.dtype import F32
 from mnv2_tvm.kernels.loops import tile_count, tile_loop
 from mnv2_tvm.kernels.registers import RegisterTile, broadcast, load, vectors
 from mnv2_tvm.kernels.schedule import Operands, Schedule
@@ -26,20 +27,32 @@ class AveragePool(Schedule):
     tile_c: int  # channels of the register tile
 
     @classmethod
+    def computes(cls, layer: Layer) -> bool:
+        """float32."""
+        return (layer.operator, layer.dtype) == ("avgpool", F32)
+
+    @classmethod
     def space(cls, layer: Layer, target: Target) -> list[Self]:
         """One to eight vectors of channels: enough adds in flight, no more code."""
-        lanes = target.vector.lanes
+        lanes = target.vector.lanes(layer.dtype)
         return [cls(c) for c in sorted({min(i * lanes, layer.in_channels) for i in range(1, 9)})]
 
     @classmethod
     def default(cls, layer: Layer, target: Target) -> Self:
         """As many vectors as hide the latency of an add."""
         vector = target.vector
-        return cls(min(vector.fma_latency * vector.fma_per_cycle * vector.lanes, layer.in_channels))
+        flying = vector.fma_latency * vector.fma_per_cycle
+        return cls(min(flying * vector.lanes(layer.dtype), layer.in_channels))
+
+    def extents(self, layer: Layer) -> dict[str, int]:
+        """Channels."""
+        return {
+            "tile_c": layer.out_channels,
+        }
 
     def registers(self, layer: Layer, target: Target) -> int:
         """The accumulators; inputs are memory operands."""
-        return vectors(self.tile_c, target.vector.lanes)
+        return vectors(self.tile_c, target.vector.lanes(layer.dtype))
 
     @property
     def panel(self) -> int:

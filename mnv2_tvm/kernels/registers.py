@@ -12,6 +12,7 @@ from tvm import tirx
 from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
 
+from mnv2_tvm.dtype import F32
 from mnv2_tvm.kernels.loops import Index
 from mnv2_tvm.target import Vector
 
@@ -51,13 +52,13 @@ def broadcast(value: Value, lanes: int) -> Value:
 
 
 class RegisterTile:
-    """Accumulators [rows, channels] in registers of the machine's vector unit."""
+    """float32 accumulators [rows, channels] in registers of the machine's vector unit."""
 
     def __init__(self, rows: int, channels: int, vector: Vector) -> None:
         self._rows = rows
         self._channels = channels
         self._machine = vector
-        self._vectors = cut(channels, vector.lanes)
+        self._vectors = cut(channels, vector.lanes(F32))
         self._buffer = T.alloc_buffer((rows * channels,), "float32", scope="local")
         IRBuilder.name("acc", self._buffer)
 

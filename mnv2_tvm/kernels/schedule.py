@@ -5,10 +5,10 @@ the same frozen dataclass. From (layer, machine facts, decisions) it emits one T
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
-from math import prod
+from math import log2, prod
 from typing import Any, Self, TypeVar, get_args, get_type_hints
 
 import numpy as np
@@ -17,17 +17,18 @@ from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
 
 from mnv2_tvm.errors import UserError
+from mnv2_tvm.kernels.features import of_decisions, of_layer
 from mnv2_tvm.kernels.loops import Span
-from mnv2_tvm.layer import Layer
+from mnv2_tvm.layer import Layer, Role
 from mnv2_tvm.target import Target
 
 
 @dataclass(frozen=True)
 class Operands:
-    """The flat float32 views that a kernel body reads and writes, and its share of the tiles."""
+    """The flat views that a kernel body reads and writes, and its share of the tiles."""
 
     x: Any
-    weights: tuple[tuple[Any, Any], ...]  # (weight, bias) of each part of the layer
+    parts: tuple[Mapping[Role, Any], ...]  # the parameters of each part of the layer
     residual: Any | None
     y: Any
     scratch: Any | None
@@ -37,17 +38,32 @@ class Operands:
     @property
     def weight(self) -> Any:
         """The packed weights of a layer of one part."""
-        return self.weights[0][0]
+        return self.parts[0]["weight"]
 
     @property
     def bias(self) -> Any:
-        """Their bias."""
-        return self.weights[0][1]
+        """The bias of a layer of one part."""
+        return self.parts[0]["bias"]
 
 
 @dataclass(frozen=True)
 class Schedule(ABC):
     """The decisions of one kernel for one layer; subclasses add their fields."""
+
+    @classmethod
+    def kernel(cls) -> str:
+        """The kernel's name in records and manifests."""
+        return cls.__name__
+
+    @classmethod
+    @abstractmethod
+    def computes(cls, layer: Layer) -> bool:
+        """Whether the kernel is for such layers: their operator, dtype, window and epilogue."""
+
+    @classmethod
+    def accepts(cls, layer: Layer, target: Target) -> bool:
+        """Whether it can do the layer on the target: here, wherever it computes it."""
+        return cls.computes(layer)
 
     @classmethod
     @abstractmethod
@@ -85,17 +101,23 @@ class Schedule(ABC):
         """Output channels of every panel of the weights of each part; the last may be narrower."""
         return [panel_widths(part.out_channels, self.panel) for part in layer.weighted]
 
-    def pack(self, layer: Layer, weights: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """Weights [taps, in channels, out channels] of each part, panel after panel."""
+    def pack(self, layer: Layer, parameters: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """The arrays of `layer.parameters` as the kernel reads them: weights panel after panel."""
+        panels = self.panels(layer)
         return [
-            np.concatenate([p.reshape(-1) for p in np.split(w, np.cumsum(widths)[:-1], axis=2)])
-            for w, widths in zip(weights, self.panels(layer), strict=True)
+            self.pack_weight(array, panels[parameter.part]) if parameter.role == "weight" else array
+            for parameter, array in zip(layer.parameters, parameters, strict=True)
         ]
+
+    def pack_weight(self, weight: np.ndarray, widths: Sequence[int]) -> np.ndarray:
+        """Weights [taps, in channels, out channels] of one part, cut into panels, flat."""
+        panels = np.split(weight, np.cumsum(widths)[:-1], axis=2)
+        return np.concatenate([panel.reshape(-1) for panel in panels])
 
     def panel_bytes(self, layer: Layer) -> int:
         """Packed weights that the innermost loops read again and again."""
         sizes = [
-            4 * prod(part.weight_shape or ()) // part.out_channels * max(widths)
+            layer.dtype.bytes * part.weight_count // part.out_channels * max(widths)
             for part, widths in zip(layer.weighted, self.panels(layer), strict=True)
         ]
         return max(sizes, default=0)
@@ -104,8 +126,26 @@ class Schedule(ABC):
         """Floats of memory that each thread needs while the kernel runs."""
         return 0
 
+    def extents(self, layer: Layer) -> dict[str, int]:
+        """What a decision cuts into tiles, by the decision's name."""
+        return {}
+
+    def features(self, layer: Layer, target: Target) -> dict[str, float]:
+        """What may decide the speed: the shape, every decision, and what follows of both."""
+        panel_bytes, cache = self.panel_bytes(layer), target.cache
+        return {
+            f"kernel={self.kernel()}": 1.0,
+            **of_layer(layer),
+            **of_decisions(self.to_json(), self.extents(layer)),
+            "registers": self.registers(layer, target) / target.vector.registers,
+            "tasks": log2(self.tasks(layer)),
+            "scratch of L2": 4 * self.scratch_floats(layer) / cache.l2_bytes,
+            "panel of L1": panel_bytes / cache.l1_bytes,
+            "panel of L2": panel_bytes / cache.l2_bytes,
+        }
+
     def emit(self, layer: Layer, target: Target, ahead_bytes: int = 0) -> tirx.PrimFunc:
-        """One TIR function (x, [weight, bias]..., [residual], first, last, y, [scratch]), NHWC.
+        """One TIR function (x, parameters, [residual], first, last, y, [scratch]), NHWC.
 
         `first` and `last` bound the tiles that this call does, out of `tasks(layer)`. A kernel may
         fetch `ahead_bytes` of memory that follows its weights and its bias.
@@ -163,19 +203,26 @@ def _arguments(schedule: Schedule, layer: Layer, ahead_bytes: int) -> Iterator[O
             "scratch_floats": floats,
         }
     )
-    x = _declare("x", layer.input_shape)
-    weights: list[tuple[Callable[[], Any], Callable[[], Any]]] = []
-    for part in layer.weighted:
-        suffix = f"_{len(weights)}" if len(layer.weighted) > 1 else ""
-        weight = _declare(f"weight{suffix}", (prod(part.weight_shape or ()),))
-        weights.append((weight, _declare(f"bias{suffix}", (part.out_channels,))))
-    residual = _declare("residual", layer.output_shape) if layer.epilogue == "residual" else None
+    storage, parameters = layer.dtype.storage, layer.parameters
+    x = _declare("x", layer.input_shape, storage)
+    several = len(layer.weighted) > 1
+    views = [
+        _declare(f"{p.role}_{p.part}" if several else p.role, (prod(p.shape),), p.storage)
+        for p in parameters
+    ]
+    residual = None
+    if layer.epilogue == "residual":
+        residual = _declare("residual", layer.output_shape, storage)
     span = Span(T.arg("first", T.int32()), T.arg("last", T.int32()))
-    y = _declare("y", layer.output_shape)
-    scratch = _declare("scratch", (floats,)) if floats else None
+    y = _declare("y", layer.output_shape, storage)
+    scratch = _declare("scratch", (floats,), "float32") if floats else None
+    x_flat = x()
+    parts: list[dict[Role, Any]] = [{} for _ in layer.weighted]
+    for parameter, view in zip(parameters, views, strict=True):
+        parts[parameter.part][parameter.role] = view()
     yield Operands(
-        x(),
-        tuple((weight(), bias()) for weight, bias in weights),
+        x_flat,
+        tuple(parts),
         residual and residual(),
         y(),
         scratch and scratch(),
@@ -184,12 +231,12 @@ def _arguments(schedule: Schedule, layer: Layer, ahead_bytes: int) -> Iterator[O
     )
 
 
-def _declare(name: str, shape: tuple[int, ...]) -> Callable[[], Any]:
+def _declare(name: str, shape: tuple[int, ...], storage: str) -> Callable[[], Any]:
     """Declare a parameter; the result makes its flat view, after all parameters stand."""
-    parameter = T.arg(name, T.buffer(shape, "float32"))
+    parameter = T.arg(name, T.buffer(shape, storage))
 
     def view() -> Any:
-        flat = T.decl_buffer((prod(shape),), "float32", data=parameter.data)
+        flat = T.decl_buffer((prod(shape),), storage, data=parameter.data)
         IRBuilder.name(f"{name}_flat", flat)
         return flat
 

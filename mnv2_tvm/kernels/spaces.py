@@ -3,12 +3,19 @@
 from collections.abc import KeysView
 from functools import lru_cache
 
-from mnv2_tvm.kernels import Schedule, schedule_class
+from mnv2_tvm.kernels import Schedule, kernels_for
 from mnv2_tvm.layer import Layer
 from mnv2_tvm.target import Target
 
 
-@lru_cache(maxsize=128)  # the layers and blocks of two networks; a block has up to 7250 points
 def search_space(layer: Layer, target: Target) -> KeysView[Schedule]:
-    """The points of a layer's space in their order, to be looked up as in a set."""
-    return dict.fromkeys(schedule_class(layer).space(layer, target)).keys()
+    """The points of all kernels that accept the layer, in order, to be looked up as in a set."""
+    return _points(layer, target, kernels_for(layer, target))
+
+
+@lru_cache(maxsize=128)  # the layers and blocks of two networks; a block has up to 7250 points
+def _points(
+    layer: Layer, target: Target, kernels: tuple[type[Schedule], ...]
+) -> KeysView[Schedule]:
+    points = [point for kernel in kernels for point in kernel.space(layer, target)]
+    return dict.fromkeys(points).keys()

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from functools import lru_cache
+from math import prod
 
 import numpy as np
 
@@ -15,16 +16,13 @@ class Problem:
     """Operands of one layer and the reference output, NHWC; weights [taps, in, out]."""
 
     x: np.ndarray
-    weights: list[tuple[np.ndarray, np.ndarray]]  # (weight, bias) of each part
+    parameters: list[np.ndarray]  # in the order of `layer.parameters`
     residual: np.ndarray | None
     reference: np.ndarray
 
     def arguments(self, layer: Layer, schedule: Schedule) -> list[np.ndarray]:
         """The kernel's inputs in its order, weights packed as the schedule wants them."""
-        packed = schedule.pack(layer, [weight for weight, _ in self.weights])
-        operands = [self.x]
-        for weight, (_, bias) in zip(packed, self.weights, strict=True):
-            operands += [weight, bias]
+        operands = [self.x, *schedule.pack(layer, self.parameters)]
         return operands if self.residual is None else [*operands, self.residual]
 
 
@@ -40,16 +38,20 @@ def problem(layer: Layer) -> Problem:
     if not layer.weighted:
         mean = x.mean(axis=(1, 2), keepdims=True, dtype=np.float64).astype(np.float32)
         return Problem(x, [], None, mean)
-    weights: list[tuple[np.ndarray, np.ndarray]] = []
-    y = x.astype(np.float64)
     residual = normal(layer.output_shape) if layer.epilogue == "residual" else None
-    for part in layer.weighted:
-        assert part.weight_shape is not None
-        taps, depth, channels = part.weight_shape
-        weight, bias = normal(part.weight_shape, (taps * depth) ** -0.5), normal((channels,))
-        weights.append((weight, bias))
-        y = _reference(part, y, weight, bias, residual)
-    return Problem(x, weights, residual, y.astype(np.float32))
+    parameters = [
+        normal(p.shape, prod(p.shape[:-1]) ** -0.5 if p.role == "weight" else 1.0)
+        for p in layer.parameters
+    ]
+    y = x.astype(np.float64)
+    for number, part in enumerate(layer.weighted):
+        own = {
+            p.role: array
+            for p, array in zip(layer.parameters, parameters, strict=True)
+            if p.part == number
+        }
+        y = _reference(part, y, own["weight"], own["bias"], residual)
+    return Problem(x, parameters, residual, y.astype(np.float32))
 
 
 def _reference(
@@ -59,12 +61,13 @@ def _reference(
     bias: np.ndarray,
     residual: np.ndarray | None,
 ) -> Array:
-    taps, depth, channels = weight.shape
-    side = 3 if taps == 9 else 1
+    _, depth, channels = weight.shape
+    window, side = layer.window, layer.window.size
     depthwise = layer.operator == "dwconv"
     shape = (side, side, channels, 1) if depthwise else (side, side, depth, channels)
-    window = weight.reshape(shape).astype(np.float64)
-    y: Array = conv2d(x, window, layer.stride, side // 2, depthwise=depthwise) + bias
+    taps = weight.reshape(shape).astype(np.float64)
+    padding = (window.before, window.after)
+    y: Array = conv2d(x, taps, window.stride, padding, depthwise=depthwise) + bias
     if layer.epilogue == "relu6":
         y = y.clip(0, 6)
     if layer.epilogue == "residual":

@@ -66,13 +66,19 @@ def _shape(variable: Any) -> tuple[int, ...]:
 
 
 def conv2d(
-    x: Array, weight: Array, stride: int = 1, padding: int = 0, *, depthwise: bool = False
+    x: Array,
+    weight: Array,
+    stride: int = 1,
+    padding: tuple[int, int] = (0, 0),
+    *,
+    depthwise: bool = False,
 ) -> Array:
     """The convolution of x [n, y, x, in] with weight [ky, kx, in, out]: [n, y, x, out].
 
-    A depthwise weight is [ky, kx, channels, 1]. `padding` zeros lie on each side.
+    A depthwise weight is [ky, kx, channels, 1]. The zeros of `padding` lie before and
+    after each row and each column.
     """
-    x = np.pad(x, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
+    x = np.pad(x, ((0, 0), padding, padding, (0, 0)))
     rows, columns, _, out_channels = weight.shape
     height, width = (
         (side - k) // stride + 1 for side, k in zip(x.shape[1:3], (rows, columns), strict=True)
@@ -94,14 +100,15 @@ def conv2d(
 
 def _conv2d(call: Any, x: Array, weight: Array) -> Array:
     attrs = call.attrs
-    (stride, *strides), (padding, *paddings) = map(int, attrs.strides), map(int, attrs.padding)
+    stride, *strides = map(int, attrs.strides)
+    top, left, bottom, right = map(int, attrs.padding)
     depthwise = int(attrs.groups) == x.shape[3] == weight.shape[2]
     layout = "HWOI" if depthwise else "HWIO"
-    square = set(strides) <= {stride} and set(paddings) <= {padding}
+    square = set(strides) <= {stride} and (top, bottom) == (left, right)
     layouts = attrs.data_layout, attrs.out_layout, attrs.kernel_layout
     if not square or layouts != ("NHWC", "NHWC", layout) or set(map(int, attrs.dilation)) != {1}:
         raise ValueError(f"no function here interprets {call}")
-    return conv2d(x, weight, stride, padding, depthwise=depthwise)
+    return conv2d(x, weight, stride, (top, bottom), depthwise=depthwise)
 
 
 def _add(_: Any, x: Array, y: Array) -> Array:

@@ -73,7 +73,7 @@ def _settle(conv: Convolution, x: Array, random: np.random.Generator, state: Sta
     depthwise = conv.kind == "dwconv"
     axes = (2, 3, 0, 1) if depthwise else (2, 3, 1, 0)
     kernel = weight.transpose(axes).astype(np.float64)
-    y = conv2d(x, kernel, conv.stride, conv.kernel // 2, depthwise=depthwise)
+    y = conv2d(x, kernel, conv.stride, (conv.kernel // 2,) * 2, depthwise=depthwise)
     mean, variance = _rounded(y.mean(axis=(0, 1, 2))), _rounded(y.var(axis=(0, 1, 2)))
     deviation = _DEVIATION if conv.relu6 else _BRANCH if conv.residual else 1.0
     channels = conv.out_channels

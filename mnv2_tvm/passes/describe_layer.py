@@ -8,6 +8,7 @@ from tvm import relax
 
 from mnv2_tvm.errors import UserError
 from mnv2_tvm.layer import Epilogue, Layer
+from mnv2_tvm.window import Window
 
 
 @dataclass(frozen=True)
@@ -16,15 +17,14 @@ class Description:
 
     layer: Layer
     x: int
-    weight: int | None = None
-    bias: int | None = None
+    parameters: tuple[int, ...] = ()  # in the order of `layer.parameters`
     residual: int | None = None
 
 
 def describe_layer(function: relax.Function) -> Description:
     """The layer of a composite function made by `fuse_layers`.
 
-    Raises UserError where attributes (padding, dilation, layout ...) are not those of a kernel.
+    Raises UserError where attributes (layout, groups ...) are those of no layer.
     """
     kind, epilogue = str(function.attrs["Composite"]).split(".")
     bindings = [b for b in function.body.blocks[0].bindings if isinstance(b.value, relax.Call)]
@@ -35,6 +35,7 @@ def describe_layer(function: relax.Function) -> Description:
     x, weight = (position[argument] for argument in product.value.args)
     bias = _other(biased.value, product.var)
     layer = _dense(product.value) if kind == "dense" else _convolution(product.value, epilogue)  # type: ignore[arg-type]
+    _require(not layer.has_no_extent(), f"{layer.name}, which has no output")
     _require(_shape(bias) == (layer.out_channels,), f"a bias of shape {_shape(bias)}")
     residual = None
     if epilogue == "relu6":
@@ -46,7 +47,7 @@ def describe_layer(function: relax.Function) -> Description:
         _require(other in position, "a layer added to itself")
         _require(_shape(other) == layer.output_shape, f"an addition of shape {_shape(other)}")
         residual = position[other]
-    return Description(layer, x, weight, position[bias], residual)
+    return Description(layer, x, (weight, position[bias]), residual)
 
 
 def _other(addition: Any, known: Any) -> Any:
@@ -71,7 +72,7 @@ def _pooling(call: Any, position: dict[Any, int]) -> Description:
     batch, height, width, channels = _shape(call.args[0])
     axes = [int(axis) for axis in call.attrs.axis]
     _require(axes == [1, 2], f"mean over axes {axes}; the kernel has [1, 2] of NHWC")
-    layer = Layer("avgpool", batch, height, width, channels, channels, 1, "linear")
+    layer = Layer.of("avgpool", batch, height, width, channels, channels, 1, "linear")
     return Description(layer, position[call.args[0]])
 
 
@@ -79,33 +80,33 @@ def _dense(call: Any) -> Layer:
     shapes = [_shape(argument) for argument in call.args]
     _require(all(len(shape) == 2 for shape in shapes), f"matmul of shapes {shapes}")
     (batch, depth), (_, channels) = _shape(call.args[0]), _shape(call.args[1])
-    return Layer("pwconv", batch, 1, 1, depth, channels, 1, "linear")
+    return Layer.of("pwconv", batch, 1, 1, depth, channels, 1, "linear")
 
 
 def _convolution(call: Any, epilogue: Epilogue) -> Layer:
     attributes = call.attrs
     batch, height, width, channels = _shape(call.args[0])
-    window, out_channels = _shape(call.args[1])[0], _shape(call)[-1]
+    (rows, columns), out_channels = _shape(call.args[1])[:2], _shape(call)[-1]
     groups = int(attributes.groups)
-    padding = [int(edge) for edge in attributes.padding]
+    top, left, bottom, right = padding = [int(edge) for edge in attributes.padding]
     strides = [int(stride) for stride in attributes.strides]
-    depthwise = groups == channels == out_channels and window == 3
+    dilations = [int(step) for step in attributes.dilation]
+    depthwise = groups == channels == out_channels and max(groups, rows) > 1
     layouts = (str(attributes.data_layout), str(attributes.kernel_layout))
     _require(layouts == ("NHWC", "HWOI" if depthwise else "HWIO"), f"layouts {layouts}")
     _require(depthwise or groups == 1, f"convolution with {groups} groups")
-    _require(strides[0] == strides[1] and strides[0] in (1, 2), f"strides {strides}")
-    _require(all(int(step) == 1 for step in attributes.dilation), "dilated convolution")
-    _require(padding == [window // 2] * 4, f"{window}x{window} with padding {padding}")
-    _require(window == 3 or (window == 1 and strides == [1, 1]), f"{window}x{window} window")
-    operator = "dwconv" if depthwise else "conv" if window == 3 else "pwconv"
+    _require(rows == columns, f"a {rows}x{columns} window")
+    _require(strides[0] == strides[1], f"strides {strides}")
+    _require(dilations[0] == dilations[1], f"dilations {dilations}")
+    _require(top == left and bottom == right, f"padding {padding} (top, left, bottom, right)")
     return Layer(
-        operator,  # type: ignore[arg-type]
+        "dwconv" if depthwise else "conv" if rows > 1 else "pwconv",
         batch,
         height,
         width,
         channels,
         out_channels,
-        strides[0],
+        Window(rows, strides[0], dilations[0], top, bottom),
         epilogue,
     )
 

@@ -18,7 +18,7 @@ class Operation:
 
     layer: Layer
     x: Any
-    weights: tuple[tuple[Any, Any], ...]  # (weight, bias) constants of each part
+    parameters: tuple[Any, ...]  # constants, in the order of `layer.parameters`
     residual: Any | None
 
 
@@ -54,9 +54,9 @@ def _read(value: Any) -> list[Any]:
 
 
 def _operation(call: Any, part: Description) -> Operation:
-    weights = () if part.weight is None else ((call.args[part.weight], call.args[part.bias]),)
+    parameters = tuple(call.args[position] for position in part.parameters)
     residual = None if part.residual is None else call.args[part.residual]
-    return Operation(part.layer, call.args[part.x], weights, residual)
+    return Operation(part.layer, call.args[part.x], parameters, residual)
 
 
 def _block(
@@ -66,11 +66,12 @@ def _block(
     first = found[middle.x][0] if middle and middle.x in found else None
     if middle is None or first is None or not readers[last.x] == readers[middle.x] == 1:
         return None
+    stem = first.layer.operator == "conv"
     whole = replace(
         first.layer,
-        operator="stem" if first.layer.operator == "conv" else "irb",
+        operator="stem" if stem else "irb",
         out_channels=last.layer.out_channels,
-        stride=first.layer.stride * middle.layer.stride,
+        window=first.layer.window if stem else middle.layer.window,
         epilogue=last.layer.epilogue,
         hidden_channels=first.layer.out_channels,
     )
@@ -78,8 +79,8 @@ def _block(
         return None
     if last.residual is not None and not last.residual.same_as(first.x):
         return None
-    weights = first.weights + middle.weights + last.weights
-    return Operation(whole, first.x, weights, last.residual)
+    parameters = first.parameters + middle.parameters + last.parameters
+    return Operation(whole, first.x, parameters, last.residual)
 
 
 def absorbed(variable: Any, found: Mapping[Any, tuple[Operation, ...]]) -> tuple[Any, Any]:

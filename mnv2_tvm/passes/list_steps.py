@@ -22,7 +22,7 @@ class Step:
     tasks: int
     x: str
     residual: str | None
-    weights: tuple[int, ...]  # offsets of packed weights and biases, in turn
+    weights: tuple[int, ...]  # offsets of the packed parameters, in the layer's order
     y: str
     scratch_bytes: int = 0
 
@@ -103,5 +103,5 @@ class _Reader:
     def _place(self, array: np.ndarray) -> int:
         self.blob.extend(bytes(aligned(len(self.blob)) - len(self.blob)))
         offset = len(self.blob)
-        self.blob.extend(np.ascontiguousarray(array, "<f4").tobytes())
+        self.blob.extend(array.astype(array.dtype.newbyteorder("<")).tobytes())
         return offset

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from math import prod
 
 from mnv2_tvm.passes.list_steps import Step, aligned
 
@@ -49,7 +48,7 @@ def lifetimes(steps: tuple[Step, ...]) -> list[Lifetime]:
     written = {step.y: index for index, step in enumerate(steps)}
     read = {name: i for i, step in enumerate(steps) for name in (step.x, step.residual) if name}
     tensors = [
-        Lifetime(step.y, aligned(4 * prod(step.layer.output_shape)), written[step.y], read[step.y])
+        Lifetime(step.y, aligned(step.layer.output_bytes), written[step.y], read[step.y])
         for step in steps
         if step.y != "output"
     ]

@@ -74,12 +74,12 @@ def _choose(
 
 def _fetching_ahead(kernels: dict[Any, Selected | None]) -> dict[Any, Selected | None]:
     """The same, but what stands before a layer of few pixels fetches that one's weights."""
-    weighted = [(v, s) for v, s in kernels.items() if s and s.operation.weights]
+    weighted = [(v, s) for v, s in kernels.items() if s and s.operation.parameters]
     for (variable, before), (_, after) in pairwise(weighted):
         layer = after.operation.layer
         if layer.batch * layer.out_height * layer.out_width <= _FEW_PIXELS:
-            weights = sum(prod(part.weight_shape or ()) for part in layer.weighted)
-            kernels[variable] = replace(before, ahead_bytes=4 * weights)
+            ahead_bytes = layer.dtype.bytes * layer.weight_count
+            kernels[variable] = replace(before, ahead_bytes=ahead_bytes)
     return kernels
 
 
@@ -119,16 +119,17 @@ class _KernelSelector(PyExprMutator):  # type: ignore[misc]
             kernel = schedule.emit(layer, self._target, selected.ahead_bytes)
             self._emitted[key] = self.builder_.add_func(kernel, layer.name.replace("-", "_"))
         arguments = [self._shaped(self.visit_expr(operation.x), layer.input_shape)]
-        taps = [
-            weight_taps(part, weight.value.numpy())
-            for part, (weight, _) in zip(layer.weighted, operation.weights, strict=True)
+        arrays = [
+            weight_taps(layer.weighted[parameter.part], constant.value.numpy())
+            if parameter.role == "weight"
+            else constant.value.numpy()
+            for parameter, constant in zip(layer.parameters, operation.parameters, strict=True)
         ]
-        for packed, (_, bias) in zip(schedule.pack(layer, taps), operation.weights, strict=True):
-            arguments += [relax.const(packed), bias]
+        arguments += [relax.const(packed) for packed in schedule.pack(layer, arrays)]
         if operation.residual is not None:
             arguments.append(self.visit_expr(operation.residual))
         arguments += [tvm.tirx.IntImm("int32", bound) for bound in (0, schedule.tasks(layer))]
-        types = [relax.TensorType(layer.output_shape, "float32")]
+        types = [relax.TensorType(layer.output_shape, layer.dtype.storage)]
         if floats := schedule.scratch_floats(layer):
             types.append(relax.TensorType((floats,), "float32"))
         result = self.builder_.emit(relax.call_tir(self._emitted[key], arguments, types))

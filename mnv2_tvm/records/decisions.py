@@ -8,7 +8,7 @@ from pathlib import Path
 from mnv2_tvm.data import own_logs, shipped_logs
 from mnv2_tvm.errors import UserError
 from mnv2_tvm.host import this_host
-from mnv2_tvm.kernels import Schedule, schedule_class
+from mnv2_tvm.kernels import Schedule, default_schedule, kernels_for
 from mnv2_tvm.kernels.spaces import search_space
 from mnv2_tvm.layer import Layer
 from mnv2_tvm.records.entries import Record
@@ -75,11 +75,12 @@ class Decisions:
     def __call__(self, layer: Layer) -> Schedule | None:
         if layer in self.tuned:
             return self.tuned[layer]
-        kernel = schedule_class(layer)
-        tuned_apart = layer.parts != (layer,) and any(part in self.tuned for part in layer.parts)
-        if tuned_apart or not kernel.worthwhile(layer, self.target):
-            return None
-        return kernel.default(layer, self.target)
+        if layer.parts != (layer,):
+            tuned_apart = any(part in self.tuned for part in layer.parts)
+            kernels = kernels_for(layer, self.target)
+            if tuned_apart or not kernels or not kernels[0].worthwhile(layer, self.target):
+                return None
+        return default_schedule(layer, self.target)
 
     def schedule(self, layer: Layer) -> Schedule:
         """The schedule of a layer that has one."""

@@ -12,7 +12,7 @@ import msgspec
 
 from mnv2_tvm.errors import UserError
 from mnv2_tvm.failures import Failure, Kind
-from mnv2_tvm.kernels import Schedule, schedule_class
+from mnv2_tvm.kernels import Schedule, schedule_of
 from mnv2_tvm.layer import Layer
 from mnv2_tvm.records.machine import Machine
 from mnv2_tvm.untrusted import convert
@@ -40,6 +40,7 @@ class _RecordLine(msgspec.Struct):
     max_error: _Error
     provenance: dict[_Name, _Name] = {}
     emulated: bool = False
+    kernel: _Name | None = None
 
 
 class _FailureLine(msgspec.Struct):
@@ -56,6 +57,7 @@ class _MeasurementLine(msgspec.Struct):
     failure: _FailureLine | str | None
     emulated: bool = False
     provenance: dict[_Name, _Name] = {}
+    kernel: _Name | None = None
 
 
 @dataclass(frozen=True)
@@ -83,12 +85,8 @@ class Record:
 
     def to_json(self) -> str:
         """One line."""
-        table = asdict(self) | {
-            "layer": self.layer.name,
-            "schedule": self.schedule and self.schedule.to_json(),
-            "samples_us": list(self.samples_us),
-        }
-        return json.dumps(table)
+        table = asdict(self) | _named(self.layer, self.schedule)
+        return json.dumps(table | {"samples_us": list(self.samples_us)})
 
     @classmethod
     def from_json(cls, table: Any) -> "Record":
@@ -97,10 +95,13 @@ class Record:
         layer = _layer(line.layer)
         if line.schedule is None and layer.parts == (layer,):
             raise UserError("only a block can be without a schedule")
+        decisions, schedule = line.schedule, None
+        if decisions is not None:
+            schedule = schedule_of(layer, line.kernel, decisions)
         return cls(
             layer=layer,
             threads=line.threads,
-            schedule=None if line.schedule is None else _schedule(layer, line.schedule),
+            schedule=schedule,
             median_us=line.median_us,
             samples_us=tuple(line.samples_us),
             max_error=line.max_error,
@@ -128,7 +129,7 @@ class Measurement:
 
     def to_json(self) -> dict[str, Any]:
         """One line of the log."""
-        return asdict(self) | {"layer": self.layer.name, "schedule": self.schedule.to_json()}
+        return asdict(self) | _named(self.layer, self.schedule)
 
     @classmethod
     def from_json(cls, table: Any) -> "Measurement":
@@ -141,13 +142,22 @@ class Measurement:
         layer = _layer(line.layer)
         return cls(
             layer=layer,
-            schedule=_schedule(layer, line.schedule),
+            schedule=schedule_of(layer, line.kernel, line.schedule),
             median_us=line.median_us,
             max_error=line.max_error,
             failure=_failure(line.failure),
             emulated=line.emulated,
             provenance=line.provenance,
         )
+
+
+def _named(layer: Layer, schedule: Schedule | None) -> dict[str, Any]:
+    """Both as they stand in a line, with the kernel whose decisions these are."""
+    return {
+        "layer": layer.name,
+        "kernel": schedule and schedule.kernel(),
+        "schedule": schedule and schedule.to_json(),
+    }
 
 
 def _failure(line: _FailureLine | str | None) -> Failure | None:
@@ -167,7 +177,3 @@ def _layer(name: str) -> Layer:
     if max(*sizes, layer.out_channels) > _MOST or layer.flops > _MOST**2:
         raise UserError(f"{name} is larger than any network's")
     return layer
-
-
-def _schedule(layer: Layer, decisions: _Decisions) -> Schedule:
-    return schedule_class(layer).from_json(decisions)

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from mnv2_tvm.dtype import F32
 from mnv2_tvm.host import this_host
 from mnv2_tvm.target import Target
 from mnv2_tvm.untrusted import printable
@@ -54,7 +55,7 @@ def board_cpu(info: Mapping[str, Any]) -> str:
 
 def least_us(flops: int, target: Target) -> float:
     """Microseconds in which no machine of the target can do so much work, whatever it says."""
-    per_cycle = 2 * target.vector.lanes * target.vector.fma_per_cycle
+    per_cycle = 2 * target.vector.lanes(F32) * target.vector.fma_per_cycle
     return flops / (per_cycle * _MOST_GHZ * 1e3)
 
 

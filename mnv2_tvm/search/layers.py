@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from mnv2_tvm.errors import UserError
 from mnv2_tvm.failures import Kind
 from mnv2_tvm.files import scratch_folder
-from mnv2_tvm.kernels import Schedule, schedule_class
+from mnv2_tvm.kernels import Schedule, default_schedule
 from mnv2_tvm.kernels.spaces import search_space
 from mnv2_tvm.layer import Layer
 from mnv2_tvm.measure.device import Device
@@ -79,7 +79,7 @@ def known_layers(
     """
     searches = {}
     for layer in sorted(set(layers), key=lambda one: -one.flops * layers.count(one)):
-        default = schedule_class(layer).default(layer, target)
+        default = default_schedule(layer, target)
         searches[layer] = LayerSearch(layer, list(search_space(layer, target)), default)
     for measurement in log.measurements():
         search = searches.get(measurement.layer)

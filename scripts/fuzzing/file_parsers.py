@@ -24,7 +24,7 @@ from mnv2_tvm.data import data_folder
 from mnv2_tvm.deploy.loader import load
 from mnv2_tvm.deploy.manifest import MANIFEST
 from mnv2_tvm.images import load_image
-from mnv2_tvm.kernels import schedule_class
+from mnv2_tvm.kernels import default_schedule
 from mnv2_tvm.labels import read_labels
 from mnv2_tvm.layer import Layer
 from mnv2_tvm.model import Architecture
@@ -59,7 +59,7 @@ def _log_lines() -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     machine = Target.load(_MACHINE)
     records, measurements = [], []
     for layer in map(Layer.parse, _NAMES):
-        schedule = schedule_class(layer).default(layer, machine)
+        schedule = default_schedule(layer, machine)
         record = Record(layer, 1, schedule, 3.7, (3.5, 3.7, 4.0), 2e-7, {"cpu": "a", "date": "b"})
         records.append(json.loads(record.to_json()))
         timed = Measurement(layer, schedule, 3.7, 2e-7, None)

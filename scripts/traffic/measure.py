@@ -26,7 +26,7 @@ from rich.table import Table
 
 from mnv2_tvm import cli
 from mnv2_tvm.build import build
-from mnv2_tvm.kernels import Schedule, schedule_class
+from mnv2_tvm.kernels import Schedule, default_schedule
 from mnv2_tvm.kernels.inverted_residual import InvertedResidual
 from mnv2_tvm.layer import Layer
 from mnv2_tvm.model import Architecture
@@ -85,7 +85,7 @@ def _here(block: Layer, wanted: Schedule | None) -> Schedule | None:
 def choices(blocks: list[Layer], target: Target, by_height: bool) -> dict[str, Choice]:
     """What to compare: the target's decisions, every layer apart, and between them by height."""
     decisions = Decisions.load(target, threads=1)
-    fused = {block: schedule_class(block).default(block, target) for block in blocks}
+    fused = {block: default_schedule(block, target) for block in blocks}
     compared: dict[str, Choice] = {
         f"decisions of {target.name}": {block: decisions(block) for block in blocks},
         APART: dict.fromkeys(blocks),
