@@ -18,7 +18,6 @@ from small_search import (
     LAYERS,
     SEARCHED,
     SIZE,
-    SMALL,
     assert_nothing_twice,
     keep_failures,
     lines_of,
@@ -35,7 +34,6 @@ from mnv2_tvm.measure.progress import Progress
 from mnv2_tvm.records.tuning_log import RECORDS, TuningLog
 from mnv2_tvm.search.layers import known_layers, search_layers
 from mnv2_tvm.target import Target
-from mnv2_tvm.tune import tune
 
 
 def test_only_failures_in_the_log_are_measured_again(here: Target, tmp_path: Path) -> None:
@@ -44,9 +42,13 @@ def test_only_failures_in_the_log_are_measured_again(here: Target, tmp_path: Pat
     space, log = space_of(layer, here), TuningLog.of(here, tmp_path)
     keep_failures(log, layer, space[:1], Kind.TIMEOUT)
     keep_failures(log, layer, space[1:], Kind.WRONG_NUMBERS)
-    report = tune(here, SMALL, layer=layer.name, trials=2, log_dir=tmp_path)
-    assert report.tally.measured == 2
-    assert [record.layer for record in log.records()] == [layer]
+    searches = known_layers([layer], here, log, HERE)
+    with Progress(Console(file=StringIO()), 600.0) as progress:
+        options: dict[str, Any] = {"seed": 0, "reserve_s": 0.0, "progress": progress}
+        tally = search_layers(searches, here, log, HERE, trials=2, **options)
+    assert (tally.measured, tally.failed) == (2, 0)
+    (search,) = known_layers([layer], here, log, HERE)
+    assert len(search.times) == 2 and search.best
 
 
 def test_no_time_at_all_is_an_error(here: Target, tmp_path: Path) -> None:
