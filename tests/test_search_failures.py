@@ -21,6 +21,7 @@ from small_search import (
     assert_nothing_twice,
     keep_failures,
     lines_of,
+    measure_alone,
     parsed,
     space_of,
 )
@@ -42,13 +43,10 @@ def test_only_failures_in_the_log_are_measured_again(here: Target, tmp_path: Pat
     space, log = space_of(layer, here), TuningLog.of(here, tmp_path)
     keep_failures(log, layer, space[:1], Kind.TIMEOUT)
     keep_failures(log, layer, space[1:], Kind.WRONG_NUMBERS)
-    searches = known_layers([layer], here, log, HERE)
-    with Progress(Console(file=StringIO()), 600.0) as progress:
-        options: dict[str, Any] = {"seed": 0, "reserve_s": 0.0, "progress": progress}
-        tally = search_layers(searches, here, log, HERE, trials=2, **options)
+    tally = measure_alone([layer], here, log, trials=2)
     assert (tally.measured, tally.failed) == (2, 0)
     (search,) = known_layers([layer], here, log, HERE)
-    assert len(search.times) == 2 and search.best
+    assert search.best
 
 
 def test_no_time_at_all_is_an_error(here: Target, tmp_path: Path) -> None:
