@@ -22,6 +22,7 @@ from device_boards import (
     wait_until,
 )
 from rich.console import Console
+from small_search import short_tune
 
 from mnv2_tvm.deploy.link import compile_c, ffi_includes, link_shared
 from mnv2_tvm.devices.emulate.board import LocalBoards
@@ -39,7 +40,6 @@ from mnv2_tvm.pipeline import default_schedule
 from mnv2_tvm.records.machine import Machine
 from mnv2_tvm.records.tuning_log import TuningLog
 from mnv2_tvm.target import Target
-from mnv2_tvm.tune import tune
 
 LAYER = "f32-dwconv-3x3s1-8x8x48"
 SLEEP_MS = 30
@@ -111,7 +111,7 @@ def test_a_search_with_a_board_that_dies_and_one_that_is_wrong(
 
         killer = threading.Thread(target=kill)
         killer.start()
-        report = tune(
+        report = short_tune(
             here,
             TINY,
             on=["tracker:{}:{}".format(*address)],

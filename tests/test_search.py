@@ -17,6 +17,7 @@ from small_search import (
     assert_nothing_twice,
     lines_of,
     parsed,
+    short_tune,
     space_of,
     trials_of,
 )
@@ -90,7 +91,7 @@ def test_second_search_goes_on_after_a_cut_line(
     *whole, cut = lines_of(log)
     number = len(whole) + 1
 
-    report = tune(here, SMALL, layer=GLOB, trials=TRIALS + 1, log_dir=log_dir)
+    report = short_tune(here, SMALL, layer=GLOB, trials=TRIALS + 1, log_dir=log_dir)
     assert f"warning: {path}:{number}: skipped: " in capsys.readouterr().err
     lines = lines_of(log)
     assert lines[:number] == [*whole, f"{cut}\n"]

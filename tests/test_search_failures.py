@@ -18,10 +18,10 @@ from small_search import (
     LAYERS,
     SEARCHED,
     SIZE,
-    SMALL,
     assert_nothing_twice,
     keep_failures,
     lines_of,
+    measure_alone,
     parsed,
     space_of,
 )
@@ -36,7 +36,6 @@ from mnv2_tvm.measure.progress import Progress
 from mnv2_tvm.records.tuning_log import RECORDS, TuningLog
 from mnv2_tvm.search.layers import known_layers, search_layers
 from mnv2_tvm.target import Target
-from mnv2_tvm.tune import tune
 
 
 def test_only_failures_in_the_log_are_measured_again(here: Target, tmp_path: Path) -> None:
@@ -45,9 +44,10 @@ def test_only_failures_in_the_log_are_measured_again(here: Target, tmp_path: Pat
     space, log = space_of(layer, here), TuningLog.of(here, tmp_path)
     keep_failures(log, layer, space[:1], Kind.TIMEOUT)
     keep_failures(log, layer, space[1:], Kind.WRONG_NUMBERS)
-    report = tune(here, SMALL, layer=layer.name, trials=2, log_dir=tmp_path)
-    assert report.tally.measured == 2
-    assert [record.layer for record in log.records()] == [layer]
+    tally = measure_alone([layer], here, log, trials=2)
+    assert (tally.measured, tally.failed) == (2, 0)
+    (search,) = known_layers([layer], here, log, HERE)
+    assert search.best
 
 
 def test_no_time_at_all_is_an_error(here: Target, tmp_path: Path) -> None:
@@ -68,6 +68,8 @@ def package(tmp_path: Path) -> Path:
     ignore = shutil.ignore_patterns("__pycache__", "tuning_logs")
     shutil.copytree(Path(mnv2_tvm.__file__).parent, folder / "mnv2_tvm", ignore=ignore)
     shutil.copytree(data_folder("targets"), folder / "targets", dirs_exist_ok=True)
+    with (folder / "mnv2_tvm/search/variants.py").open("a") as file:
+        file.write("\n_VARIANTS = _FUSED = 2\n")  # as `short_tune`
     return folder
 
 
@@ -116,7 +118,7 @@ def test_wrong_candidates_are_never_kept(here: Target, package: Path, tmp_path: 
             "    _body(self, replace(layer, epilogue=epilogue), target, operands)\n\n"
             "Pointwise.body = _broken\n"
         )
-    options = ["--layer", layer.name, "--trials", 6, "--log-dir", tmp_path]
+    options = ["--layer", layer.name, "--trials", 12, "--log-dir", tmp_path]
     done = tune_copy(package, here, *options)
     assert done.returncode == 0, done.stderr
     log = TuningLog.of(here, tmp_path)

@@ -11,6 +11,7 @@ from conftest import TINY
 from fake_adb import write_fake_adb
 from program_devices import remote
 from rich.console import Console
+from small_search import short_tune
 from ssh_server import ssh_server
 
 from mnv2_tvm.deploy.link import compile_c
@@ -34,7 +35,7 @@ def tune_on(
 ) -> tuple[TuneReport, str]:
     """A short search; what it found and what it said."""
     said = io.StringIO()
-    report = tune(
+    report = short_tune(
         target,
         TINY,
         trials=2,
@@ -49,6 +50,8 @@ def tune_on(
 
 def test_tune_over_ssh(here: Target, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Here and on an emulated Raspberry Pi; nothing stays on the board."""
+    monkeypatch.setattr("mnv2_tvm.devices.program.board._ROUNDS", 2)
+    monkeypatch.setattr("mnv2_tvm.devices.program.board._RUNS", 3)
     (tmp_path / "ssh").mkdir()
     with ssh_server(tmp_path / "ssh") as server:
         monkeypatch.setenv("PATH", str(server.bin), prepend=":")
