@@ -86,7 +86,7 @@ def _open(
         open_device(ways[0], key, target, runner=runner) as device,
         device.open(folder, threads) as network,
     ):
-        for warning in crowd_warning(network.threads, device.cores()):
+        for warning in crowd_warning(network.threads, network.told["cores"]):
             typer.echo(f"warning: {warning}", err=True)
         yield network
 

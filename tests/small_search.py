@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from mnv2_tvm.devices.here import Here
 from mnv2_tvm.failures import Failure, Kind
 from mnv2_tvm.kernels import Schedule
 from mnv2_tvm.kernels.spaces import search_space
@@ -57,8 +58,9 @@ def short_tune(target: Target, architecture: Architecture, **options: Any) -> Tu
 def measure_alone(layers: Iterable[Layer], target: Target, log: TuningLog, trials: int) -> Tally:
     """The first pass of a search alone: candidates, and no whole network."""
     searches = known_layers(list(layers), target, log, HERE)
-    with Progress(Console(file=StringIO()), 600.0) as progress:
+    with Progress(Console(file=StringIO()), 600.0) as progress, Here(lambda: target) as device:
         options: dict[str, Any] = {"seed": 0, "reserve_s": 0.0, "progress": progress}
+        options["device"] = device
         return search_layers(searches, target, log, HERE, trials=trials, **options)
 
 

@@ -65,9 +65,6 @@ class OddDevice:
     def open(self, folder: Path, threads: int | None = None) -> Iterator[OddNetwork]:
         yield self._network
 
-    def cores(self) -> int:
-        return 1
-
 
 def bench(
     tiny: Built, times_s: list[float], peak: float, layer_s: float = 1e-9, per_layer: bool = True

@@ -38,13 +38,14 @@ class HereNetwork:
         self, folder: Path, threads: int | None = None, cpus: Sequence[int] | None = None
     ) -> None:
         self._folder, self._cpus = folder, cpus
+        cores = len(os.sched_getaffinity(0))  # asked for before this thread is bound to one
         self.network = loader.load(folder, threads)
         if cpus:
             self.network.pin(cpus)
         self.manifest = self.network.manifest
         self.input_shape, self.output_shape = self.network.input_shape, self.network.output_shape
         host = this_host()
-        self.told = {"cpu": host.cpu, "cores": host.cores, "machine": host.machine}
+        self.told = {"cpu": host.cpu, "cores": cores, "machine": host.machine}
         self.told |= {"emulated": False}
 
     @property

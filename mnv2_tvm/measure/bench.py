@@ -85,7 +85,7 @@ def measure(
         emulated=bool(told["emulated"]),
         warnings=(
             *_warnings(rounds, bool(told["emulated"])),
-            *crowd_warning(max(threads or 1, used), device.cores()),
+            *crowd_warning(max(threads or 1, used), told["cores"]),
             *rate_warnings(rate, peak, layers),
         ),
     )
