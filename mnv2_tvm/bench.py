@@ -18,7 +18,7 @@ from mnv2_tvm.host_target import HOST
 from mnv2_tvm.measure.bench import Plan, measure
 from mnv2_tvm.measure.bench_result import BenchResult, layer_table, summary
 from mnv2_tvm.model import Architecture
-from mnv2_tvm.model.source import SourceNetwork
+from mnv2_tvm.model.source import Source, SourceNetwork, open_source
 from mnv2_tvm.records.decisions import Decisions
 from mnv2_tvm.target import Target
 
@@ -28,7 +28,7 @@ _MOST_RUNS = 1_000_000  # as mnv2_bench takes them
 
 def bench(
     folder: Path,
-    source: SourceNetwork,
+    source: Source,
     plan: Plan | None = None,
     *,
     on: str = HERE,
@@ -109,7 +109,7 @@ def main(
             why = "goes with --target: a library has its own already"
             _refuse(context, ("width", "resolution", "classes", "batch", "log_dir"), why)
             folder = library
-            source = SourceNetwork.of_library(Manifest.read(library), weights, state)
+            source = open_source(Manifest.read(library).identity, weights, state)
             cli.tell(source.notes)
         else:
             machine = cli.load_target(target or HOST)

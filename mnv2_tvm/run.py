@@ -221,9 +221,9 @@ def _check_by(
 ) -> Callable[[Floats, Floats, str], str]:
     """A function of (logits, image, its path): how the reference agrees, or UserError."""
     from mnv2_tvm.measure import check
-    from mnv2_tvm.model.source import SourceNetwork
+    from mnv2_tvm.model.source import open_source
 
-    reference = SourceNetwork.of_library(Manifest.read(folder), weights, state)
+    reference = open_source(Manifest.read(folder).identity, weights, state)
     tell(reference.notes)
     return lambda logits, image, path: str(check.check(logits, image, reference, top, path))
 

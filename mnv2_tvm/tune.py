@@ -21,7 +21,7 @@ from mnv2_tvm.layer import Layer
 from mnv2_tvm.measure.progress import Progress
 from mnv2_tvm.measure.workers import pace
 from mnv2_tvm.model import Architecture
-from mnv2_tvm.model.source import SourceNetwork
+from mnv2_tvm.model.source import Source, SourceNetwork
 from mnv2_tvm.pipeline import network_blocks, network_layers
 from mnv2_tvm.records.decisions import Decisions
 from mnv2_tvm.records.entries import Record
@@ -69,7 +69,8 @@ def tune(
     start = time.monotonic()
     _check_numbers(threads, trials, time_budget_s)
     check_ways(on, runner, named=True)
-    wanted, blocks = _wanted(architecture, layer, seed)
+    source = SourceNetwork.make(architecture, None, seed)
+    wanted, blocks = _wanted(source, layer)
     with ExitStack() as stack:
         screen = console or cli.plain_console(stderr=True)
         progress = stack.enter_context(Progress(screen, time_budget_s))
@@ -101,7 +102,7 @@ def tune(
         result = measure_in_network(
             measured,
             target,
-            architecture,
+            source,
             blocks,
             base,
             threads=threads,
@@ -124,9 +125,9 @@ def _check_numbers(threads: int, trials: int, time_budget_s: float) -> None:
         raise UserError(f"a time budget of {time_budget_s} s: give the seconds, such as 600")
 
 
-def _wanted(architecture: Architecture, layer: str, seed: int) -> tuple[list[Layer], list[Layer]]:
+def _wanted(source: Source, layer: str) -> tuple[list[Layer], list[Layer]]:
     """The layers and blocks whose names match, and all blocks of the network."""
-    module = SourceNetwork.make(architecture, None, seed).relax()
+    module = source.relax()
     blocks = network_blocks(module)
     layers = network_layers(module) + blocks
     wanted = [one for one in layers if fnmatchcase(one.name, layer)]

@@ -23,7 +23,7 @@ from mnv2_tvm.host import this_host
 from mnv2_tvm.measure.bench import Plan
 from mnv2_tvm.measure.memory import measure_in_child
 from mnv2_tvm.model import Architecture, random_state
-from mnv2_tvm.model.source import SourceNetwork
+from mnv2_tvm.model.source import SourceNetwork, open_source
 from mnv2_tvm.target import Target
 
 TINY = Architecture(0.35, 32, classes=10)
@@ -204,12 +204,12 @@ def test_weights_of_a_file_must_be_given_again(
     err = fail(capsys, "--library", str(folder))
     assert "w.safetensors" in err
     assert "--weights FILE" in err
-    assert "wrong numbers" in fail(capsys, "--library", str(folder), "--weights", str(wrong))
+    assert "other weights" in fail(capsys, "--library", str(folder), "--weights", str(wrong))
     succeed(capsys, "--library", str(folder), "--weights", str(weights), "--runs", "2")
 
 
 def test_seeded_weights_are_made_again(library: Path) -> None:
-    source = SourceNetwork.of_library(Manifest.read(library), None)
+    source = open_source(Manifest.read(library).identity)
     state = SourceNetwork.make(TINY, None, SEED).state
     assert source.architecture == TINY
     assert source.weights == f"random, seed {SEED}"

@@ -11,6 +11,7 @@ from conftest import Built
 from mnv2_tvm.deploy.loader import LIBRARY
 from mnv2_tvm.deploy.manifest import MANIFEST, Manifest, file_sha256, is_unchanged
 from mnv2_tvm.errors import UserError
+from mnv2_tvm.model.source import open_source
 
 WRONG: dict[str, Any] = {
     "input_shape": [
@@ -35,6 +36,7 @@ WRONG: dict[str, Any] = {
     "layers": [None, [7], [{}], [{"name": 7, "flops": 1, "source": "tuned", "decisions": {}}]],
     "files": [[], {"a": "1"}, *({p: "0" * 64} for p in ("../a", "/a", "a/../b", "a//b", ".", ""))],
     "format": [2, -1, "1"],
+    "network": [7, [], "mobilenet_v2", None],
 }
 
 
@@ -53,6 +55,33 @@ def test_a_wrong_value_is_named(tmp_path: Path, table: dict[str, Any], key: str)
         assert "\n" not in str(caught.value) and str(caught.value).isprintable()
 
 
+def test_an_earlier_manifest_has_an_identity_too(table: dict[str, Any]) -> None:
+    known = Manifest.parse(json.dumps(table).encode(), Path("x"))
+    del table["network"]
+    earlier = Manifest.parse(json.dumps(table).encode(), Path("x"))
+    assert earlier.identity == known.identity == known.network
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"kind": "resnet"},
+        {"width": "1.0"},
+        {"width": -1.0},
+        {"classes": 10**9},
+        {"resolution": None},
+        {"weights": {"seed": -1}},
+        {"weights": "random"},
+        {"weights": {}},
+    ],
+    ids=str,
+)
+def test_an_identity_that_names_no_network(table: dict[str, Any], change: dict[str, Any]) -> None:
+    with pytest.raises(UserError) as caught:
+        open_source(table["network"] | change)
+    assert "\n" not in str(caught.value)
+
+
 @pytest.mark.parametrize("data", [b"[" * 10**6, b'{"flops": ' + b"9" * 5000 + b"}", b"\xff{}", b""])
 def test_what_is_no_json_is_named(tmp_path: Path, data: bytes) -> None:
     (tmp_path / MANIFEST).write_bytes(data)
@@ -61,7 +90,7 @@ def test_what_is_no_json_is_named(tmp_path: Path, data: bytes) -> None:
 
 
 def test_each_missing_key_is_named(tiny: Built, table: dict[str, Any]) -> None:
-    for key in table.keys() - {"format", "files", "manifest_sha256"}:
+    for key in table.keys() - {"format", "files", "manifest_sha256", "network"}:
         rest = {name: value for name, value in table.items() if name != key}
         with pytest.raises(UserError, match=f"`{key}`"):
             Manifest.parse(json.dumps(rest).encode(), tiny.folder / MANIFEST)

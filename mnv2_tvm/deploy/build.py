@@ -17,7 +17,7 @@ from mnv2_tvm.deploy.program import write_bench_program
 from mnv2_tvm.deploy.written import file_names, written_files
 from mnv2_tvm.errors import UserError
 from mnv2_tvm.files import scratch_folder
-from mnv2_tvm.model.source import SourceNetwork
+from mnv2_tvm.model.source import Source
 from mnv2_tvm.pipeline import Compilation, compile_network
 from mnv2_tvm.records.decisions import SOURCES, Decisions
 from mnv2_tvm.replace import replacing, tree_files
@@ -28,7 +28,7 @@ from mnv2_tvm.versions import versions
 
 def build(
     target: Target,
-    network: SourceNetwork,
+    network: Source,
     output: Path,
     *,
     threads: int = 1,
@@ -55,12 +55,12 @@ def build(
         with replacing(output, written_files, names) as folder:
             say("scheduling the layers")
             compilation = compile_network(network.relax(), target, decisions, dump=dump)
-            check_fit(compilation, network.architecture)
+            check_fit(compilation, network.identity)
             say(f"generating machine code of {len(compilation.steps)} kernels")
             interface = Interface.of(compilation, threads)
             _write(compilation, interface, folder, package)
             library = library_path(folder)
-            check_fit(compilation, network.architecture, code_bytes(library))
+            check_fit(compilation, network.identity, code_bytes(library))
             manifest = _manifest(compilation, interface, decisions, network, library)
             manifest = dataclasses.replace(manifest, files=tree_files(folder))
             manifest.write(folder)
@@ -69,7 +69,7 @@ def build(
 
 def build_program(
     target: Target,
-    network: SourceNetwork,
+    network: Source,
     path: Path,
     *,
     threads: int = 1,
@@ -140,10 +140,10 @@ def _manifest(
     compilation: Compilation,
     interface: Interface,
     decisions: Decisions,
-    network: SourceNetwork,
+    network: Source,
     binary: Path,
 ) -> Manifest:
-    target, architecture = compilation.target, network.architecture
+    target, identity = compilation.target, network.identity
     layers = [step.layer for step in compilation.steps]
     flops = sum(layer.flops for layer in layers)
     share = dict.fromkeys(SOURCES, 0.0)
@@ -156,10 +156,11 @@ def _manifest(
         input_shape=list(interface.input_shape),
         output_shape=list(interface.output_shape),
         dtype=layers[0].dtype.storage,
-        width=architecture.width,
-        resolution=architecture.resolution,
-        classes=architecture.classes,
+        width=identity["width"],
+        resolution=identity["resolution"],
+        classes=identity["classes"],
         weights=printable(network.weights),
+        network=identity,
         threads=interface.threads,
         workspace_bytes=interface.workspace_bytes,
         weight_bytes=len(compilation.weights),

@@ -5,7 +5,8 @@
 | `target` | name of the target it was built for |
 | `machine`, `cpu_features` | what a host must have to run it |
 | `input_shape`, `output_shape`, `dtype` | [n, y, x, c] and [n, classes], `float32` |
-| `width`, `resolution`, `classes` | of the network |
+| `network` | its identity: kind, sizes, and the weights with their SHA-256, or their seed |
+| `width`, `resolution`, `classes` | the sizes again, as earlier readers know them |
 | `weights` | file name of the weights, network in it if there are several; or `random, seed N` |
 | `threads` | threads of a run, unless the caller sets another count |
 | `workspace_bytes`, `weight_bytes`, `code_bytes` | memory a run needs, bytes of weights and code |
@@ -85,6 +86,7 @@ class Manifest:
     flops: Positive
     flops_share: dict[Text, Share]
     layers: list[dict[str, Any]]
+    network: dict[str, Any] = field(default_factory=dict)
     format: Count = FORMAT
     files: dict[Text, Sha256] = field(default_factory=dict)
 
@@ -99,6 +101,19 @@ class Manifest:
         for text in (*texts, *self.versions, *self.versions.values(), *self.flops_share):
             if text != printable(text, len(text)):
                 raise ValueError(f"{printable(text)!r} has control characters")
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """`network`, or what a manifest without it tells: no hash of the weights."""
+        if self.network:
+            return self.network
+        seed = re.fullmatch(r"random, seed ([0-9]{1,10})", self.weights)
+        return {
+            "kind": "mobilenet_v2",
+            **{"width": self.width, "resolution": self.resolution, "classes": self.classes},
+            "batch": self.input_shape[0],
+            "weights": {"seed": int(seed[1])} if seed else {"file": self.weights},
+        }
 
     def write(self, folder: Path) -> None:
         """Write `manifest.json` into `folder`."""

@@ -1,9 +1,10 @@
 """Does a network fit the flash and the RAM of a microcontroller, and if not, which one would?"""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from math import prod
+from typing import Any
 
 import numpy as np
 
@@ -53,11 +54,13 @@ class Need:
         return self.flash <= memory.flash_bytes and self.ram <= memory.ram_bytes
 
 
-def check_fit(network: Compilation, architecture: Architecture, code: int = 0) -> None:
+def check_fit(network: Compilation, identity: Mapping[str, Any], code: int = 0) -> None:
     """Raise UserError, with what would fit, where the target's memory is less than needed."""
     memory, need = network.target.microcontroller, Need.of(network, code)
     if memory is None or need.fits(memory):
         return
+    sizes = (identity[key] for key in ("width", "resolution", "classes", "batch"))
+    architecture = Architecture(*sizes)
     rows = [
         f"  --width {one.width} --resolution {one.resolution}: {_words(its)}"
         for one, its in fitting(network.target, architecture)

@@ -14,7 +14,7 @@ from mnv2_tvm.host import crowd_warning
 from mnv2_tvm.measure.bench_result import BenchResult, Latency, layer_times, rate_warnings
 from mnv2_tvm.measure.check import check_library
 from mnv2_tvm.measure.device import Device, Network
-from mnv2_tvm.model.source import SourceNetwork
+from mnv2_tvm.model.source import Source
 from mnv2_tvm.numbers import Floats
 from mnv2_tvm.versions import versions
 
@@ -41,7 +41,7 @@ class Plan:
 def measure(
     device: Device,
     folder: Path,
-    source: SourceNetwork,
+    source: Source,
     plan: Plan,
     threads: int | None = None,
 ) -> BenchResult:

@@ -8,7 +8,7 @@ import numpy as np
 
 from mnv2_tvm.deploy.manifest import Manifest
 from mnv2_tvm.errors import UserError
-from mnv2_tvm.model.source import SourceNetwork
+from mnv2_tvm.model.source import Source
 from mnv2_tvm.numbers import Floats, check_numbers
 from mnv2_tvm.ranking import rank
 
@@ -26,9 +26,7 @@ class Runnable(Protocol):
         """Logits [n, classes] of images [n, y, x, 3]."""
 
 
-def check_library(
-    folder: Path, network: Runnable, source: SourceNetwork, images: np.ndarray
-) -> float:
+def check_library(folder: Path, network: Runnable, source: Source, images: np.ndarray) -> float:
     """The relative error of the library in `folder` on `images` [n, y, x, 3].
 
     Raises UserError where it is too large, or where the library is of another shape.
@@ -60,9 +58,7 @@ class Agreement:
         )
 
 
-def check(
-    logits: Floats, images: Floats, reference: SourceNetwork, top: int, source: str
-) -> Agreement:
+def check(logits: Floats, images: Floats, reference: Source, top: int, source: str) -> Agreement:
     """Compare the logits [1, classes] of an image [1, y, x, 3], which is `source`.
 
     Raises UserError where they differ by more than the tolerance or rank the top classes in

@@ -9,7 +9,7 @@ import numpy as np
 
 from mnv2_tvm.failures import DeviceError, Kind
 from mnv2_tvm.measure.device import Network
-from mnv2_tvm.model.source import SourceNetwork
+from mnv2_tvm.model.source import open_source
 from mnv2_tvm.numbers import TOLERANCE, relative_error
 
 T = TypeVar("T")
@@ -52,7 +52,7 @@ def profile_in_turn(
     `folders` are those of the networks, which are one network with other schedules and random
     weights. Raises DeviceError for wrong numbers.
     """
-    source = SourceNetwork.of_library(networks[0].manifest, None)
+    source = open_source(networks[0].manifest.identity)
     images = source.images(seed)
     reference = source.reference(images)
     for folder, network in zip(folders, networks, strict=True):

@@ -22,7 +22,7 @@ from mnv2_tvm.layer import Layer
 from mnv2_tvm.measure.device import Device
 from mnv2_tvm.measure.progress import Progress
 from mnv2_tvm.measure.workers import WorkerPool
-from mnv2_tvm.model import Architecture
+from mnv2_tvm.model.source import Source
 from mnv2_tvm.records.decisions import Decisions
 from mnv2_tvm.records.machine import is_possible
 from mnv2_tvm.search.layers import LayerSearch
@@ -61,7 +61,7 @@ class InNetwork:
 def measure_in_network(
     searches: list[LayerSearch],
     target: Target,
-    architecture: Architecture,
+    source: Source,
     blocks: list[Layer],
     base: Decisions,
     *,
@@ -76,7 +76,7 @@ def measure_in_network(
     are left out. Raises UserError where no variant could be built and run in it.
     """
     wanted = variants(searches, blocks, base)
-    network = (target, architecture, seed, threads)
+    network = (target, source.identity, threads)
     with scratch_folder() as scratch, WorkerPool(2) as workers:
         builds = _Builds(network, workers, progress)
         until_s = (1 - _BUILD) * progress.left_s

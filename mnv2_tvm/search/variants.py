@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from itertools import zip_longest
 from math import prod
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -13,8 +14,7 @@ from mnv2_tvm.deploy.build import build
 from mnv2_tvm.deploy.manifest import Manifest
 from mnv2_tvm.kernels import Schedule
 from mnv2_tvm.layer import Layer
-from mnv2_tvm.model import Architecture
-from mnv2_tvm.model.source import SourceNetwork
+from mnv2_tvm.model.source import open_source
 from mnv2_tvm.records.decisions import Decisions
 from mnv2_tvm.search.layers import LayerSearch
 from mnv2_tvm.target import Target
@@ -24,15 +24,20 @@ _FUSED = 6  # with the near-best of every block
 _NEAR = 1.15  # of the best time alone
 
 Choice = dict[Layer, Schedule | None]  # None: a block is done layer by layer
-Network = tuple[Target, Architecture, int, int]  # and seed, threads
+Network = tuple[Target, dict[str, Any], int]  # with the identity, and threads
 Samples = dict[Layer, list[float]]  # microseconds, one for each run; repeats of a layer averaged
 
 
 def build_variant(schedules: Choice, network: Network, folder: Path) -> Path:
     """A worker's job: build the network with these schedules; other layers have defaults."""
-    target, architecture, seed, threads = network
-    source = SourceNetwork.make(architecture, None, seed)
-    build(target, source, folder, threads=threads, decisions=Decisions(target, schedules))
+    target, identity, threads = network
+    build(
+        target,
+        open_source(identity),
+        folder,
+        threads=threads,
+        decisions=Decisions(target, schedules),
+    )
     return folder
 
 

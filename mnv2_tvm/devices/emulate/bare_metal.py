@@ -21,7 +21,7 @@ from mnv2_tvm.deploy.manifest import Manifest
 from mnv2_tvm.errors import UserError
 from mnv2_tvm.files import scratch_folder
 from mnv2_tvm.model import Architecture
-from mnv2_tvm.model.source import SourceNetwork
+from mnv2_tvm.model.source import SourceNetwork, open_source
 from mnv2_tvm.numbers import check_numbers
 from mnv2_tvm.target import Microcontroller, Target
 from mnv2_tvm.untrusted import printable
@@ -58,7 +58,7 @@ def emulate_once(
     """One run of the build in the folder `library`, or of one that is made for it here."""
     if library is not None:
         manifest = Manifest.read(library)
-        return run_emulated(target, library, SourceNetwork.of_library(manifest, weights, state))
+        return run_emulated(target, library, open_source(manifest.identity, weights, state))
     network = SourceNetwork.make(architecture, weights, seed=0, state=state)
     with scratch_folder() as scratch:
         build(target, network, Path(scratch) / "out")
