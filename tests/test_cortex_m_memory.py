@@ -27,6 +27,7 @@ from mnv2_tvm.target import Target
 
 M7 = Target.load("cortex-m7")
 SMALL = Architecture(0.35, 96, classes=10)
+IDENTITY = SourceNetwork.make(SMALL, None, 0).identity
 
 
 @pytest.fixture(scope="module")
@@ -47,11 +48,11 @@ def test_what_a_network_needs(planned: Compilation) -> None:
 def test_a_byte_decides(planned: Compilation) -> None:
     need = Need.of(planned, code=1000)
     exact = with_memory(M7, need.flash, need.ram)
-    check_fit(replace(planned, target=exact), SMALL, 1000)
+    check_fit(replace(planned, target=exact), IDENTITY, 1000)
     for flash, ram in ((need.flash - 1, need.ram), (need.flash, need.ram - 1)):
         short = replace(planned, target=with_memory(M7, flash, ram))
         with pytest.raises(UserError, match=r"0\.35-96 does not fit cortex-m7"):
-            check_fit(short, SMALL, 1000)
+            check_fit(short, IDENTITY, 1000)
 
 
 def test_what_would_fit_does(planned: Compilation) -> None:
@@ -65,7 +66,7 @@ def test_what_would_fit_does(planned: Compilation) -> None:
 
 
 def test_targets_that_have_no_such_memory_always_fit(planned: Compilation) -> None:
-    check_fit(replace(planned, target=Target.load("rasp4")), SMALL)
+    check_fit(replace(planned, target=Target.load("rasp4")), IDENTITY)
 
 
 def refused(capsys: pytest.CaptureFixture[str], folder: Path, *options: str) -> str:
