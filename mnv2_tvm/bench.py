@@ -1,45 +1,26 @@
 """`python -m mnv2_tvm.bench`: check the numbers of a built library, then measure it."""
 
-import os
 import sys
-from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
+from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
-from time import perf_counter
 from typing import Annotated
 
-import numpy as np
 import typer
 
 from mnv2_tvm import cli
-from mnv2_tvm.deploy.build import build, build_program
-from mnv2_tvm.deploy.loader import load
+from mnv2_tvm.build import build, build_program
 from mnv2_tvm.deploy.manifest import Manifest
-from mnv2_tvm.devices.program.bench import bench_on_device
-from mnv2_tvm.devices.program.device import Device, check_options, parse_via
-from mnv2_tvm.devices.rpc.remote_bench import BoardTimes, bench_on_board
-from mnv2_tvm.devices.rpc.session import Address
-from mnv2_tvm.devices.rpc.tracker import parse_address
+from mnv2_tvm.devices.open import HERE, check_ways, open_device
 from mnv2_tvm.errors import UserError
 from mnv2_tvm.files import scratch_folder, write_whole
-from mnv2_tvm.host import crowd_warning, this_host
 from mnv2_tvm.host_target import HOST
-from mnv2_tvm.measure.bench_result import (
-    BenchResult,
-    Latency,
-    layer_table,
-    layer_times,
-    rate_warnings,
-    summary,
-)
-from mnv2_tvm.measure.check import check_library
-from mnv2_tvm.measure.memory import measure_in_child
-from mnv2_tvm.measure.peak import PeakProbe
+from mnv2_tvm.measure.bench import Plan, measure
+from mnv2_tvm.measure.bench_result import BenchResult, layer_table, summary
 from mnv2_tvm.model import Architecture
 from mnv2_tvm.model.source import SourceNetwork
 from mnv2_tvm.records.decisions import Decisions
 from mnv2_tvm.target import Target
-from mnv2_tvm.versions import versions
 
 _PLAIN_COLUMNS = 100  # of a table that goes into a file or a pipe
 _MOST_RUNS = 1_000_000  # as mnv2_bench takes them
@@ -48,151 +29,22 @@ _MOST_RUNS = 1_000_000  # as mnv2_bench takes them
 def bench(
     folder: Path,
     source: SourceNetwork,
+    plan: Plan | None = None,
     *,
+    on: str = HERE,
+    runner: str | None = None,
     threads: int | None = None,
-    runs: int = 100,
-    warmup: int = 10,
-    seed: int = 0,
-    per_layer: bool = False,
     cpus: Sequence[int] | None = None,
 ) -> BenchResult:
-    """Check the library in `folder` against `source`, then time it.
+    """Check the library in `folder` against `source`, then time it on the device `on`, as `--on`.
 
-    `threads` is by default the count of the build; with `cpus` there is one on each of these.
-    Raises UserError for wrong numbers, and where the library cannot be loaded or is of another
-    shape.
+    `threads` is by default the count of the build; with `cpus` there is one on each of these of
+    this machine. Raises UserError for wrong numbers, and where the library cannot be loaded or is
+    of another shape.
     """
-    _check_counts(runs, warmup)
-    network = load(folder, threads)
-    usable = len(os.sched_getaffinity(0))
-    if cpus:
-        network.pin(cpus)
-        os.sched_setaffinity(0, cpus)  # until the peak is measured: its threads inherit this
-    manifest, target = network.manifest, Target.load(network.manifest.target)
-    images, result = source.images(seed), np.empty(network.output_shape, np.float32)
-    error = check_library(folder, network, source, images)
-    memory = measure_in_child(folder, network.threads)
-
-    def run() -> None:
-        network.run(images, result)
-
-    probe = PeakProbe(target)
-    before = probe.gflop_per_s(network.threads)
-    if cpus:
-        network.pin(cpus)
-    for _ in range(warmup):
-        run()
-    times_ms = [_run_ms(run) for _ in range(runs)]
-    profiles = [list(network.profile(images).values()) for _ in range(runs if per_layer else 0)]
-    if cpus:
-        os.sched_setaffinity(0, cpus)
-    peak = max(before, probe.gflop_per_s(network.threads))
-    latency = Latency.of(times_ms)
-    rate = manifest.flops / latency.median_ms / 1e6
-    layers = layer_times(manifest, 1e6 * np.median(profiles, axis=0), peak) if profiles else ()
-    asked = max(threads or 1, network.threads)
-    host = this_host()
-    return BenchResult(
-        date=datetime.now(UTC).isoformat(timespec="seconds"),
-        host={"cpu": host.cpu, "cores": host.cores, "machine": host.machine},
-        versions=versions(),
-        manifest=manifest,
-        threads=network.threads,
-        runs=runs,
-        warmup=warmup,
-        seed=seed,
-        relative_error=error,
-        latency=latency,
-        gflop_per_s=rate,
-        peak_gflop_per_s=peak,
-        peak_share=rate / peak,
-        memory=memory,
-        layers=layers,
-        warnings=(
-            *crowd_warning(asked, None if cpus else usable),
-            *rate_warnings(rate, peak, layers),
-        ),
-    )
-
-
-def bench_remotely(
-    folder: Path,
-    source: SourceNetwork,
-    address: Address,
-    *,
-    threads: int | None = None,
-    runs: int = 100,
-    warmup: int = 10,
-    seed: int = 0,
-    per_layer: bool = False,
-) -> BenchResult:
-    """The same on a board: the library that `build` wrote is uploaded, checked and timed there."""
-    options = {"threads": threads, "runs": runs, "warmup": warmup, "seed": seed}
-    times = bench_on_board(folder, source, address, per_layer=per_layer, **options)  # type: ignore[arg-type]
-    return _of_board(times, Manifest.read(folder), runs, warmup, seed)
-
-
-def bench_via(
-    target: Target,
-    source: SourceNetwork,
-    via: str,
-    *,
-    runner: str | None = None,
-    threads: int = 1,
-    runs: int = 100,
-    warmup: int = 10,
-    seed: int = 0,
-    per_layer: bool = False,
-    decisions: Decisions | None = None,
-) -> BenchResult:
-    """The same on a device with nothing installed, by a static program over ssh or adb."""
-    _check_counts(runs, warmup)
-    device = Device(parse_via(via), target, runner)
-    options = {"threads": threads, "runs": runs, "warmup": warmup, "seed": seed}
-    times, manifest = bench_on_device(
-        device, source, per_layer=per_layer, decisions=decisions, **options
-    )
-    return _of_board(times, manifest, runs, warmup, seed)
-
-
-def _run_ms(run: Callable[[], None]) -> float:
-    start = perf_counter()
-    run()
-    return 1e3 * (perf_counter() - start)
-
-
-def _check_counts(runs: int, warmup: int) -> None:
-    if runs < 1 or warmup < 0:
-        raise UserError(f"{runs} runs after {warmup} to warm up: give 1 or more, and 0 or more")
-
-
-def _of_board(
-    times: BoardTimes, manifest: Manifest, runs: int, warmup: int, seed: int
-) -> BenchResult:
-    latency = Latency.of(times.times_ms)
-    rate, peak = manifest.flops / latency.median_ms / 1e6, times.peak_gflop_per_s
-    medians = np.array(times.layers_us)
-    layers = layer_times(manifest, medians, peak) if times.layers_us else ()
-    crowded = crowd_warning(times.threads, times.board["cores"])
-    return BenchResult(
-        date=datetime.now(UTC).isoformat(timespec="seconds"),
-        host=times.board | {"clocks_mhz": times.clock_mhz, "temperatures_c": times.temperature_c},
-        versions=versions(),
-        manifest=manifest,
-        threads=times.threads,
-        runs=runs,
-        warmup=warmup,
-        seed=seed,
-        relative_error=times.relative_error,
-        latency=latency,
-        gflop_per_s=rate,
-        peak_gflop_per_s=peak,
-        peak_share=rate / peak,
-        memory=times.memory,
-        layers=layers,
-        emulated=times.emulated,
-        warnings=(*times.warnings(), *crowded, *rate_warnings(rate, peak, layers)),
-    )
+    key = Manifest.read(folder).target
+    with open_device(on, key, lambda: Target.load(key), runner=runner, cpus=cpus) as device:
+        return measure(device, folder, source, plan or Plan(), len(cpus) if cpus else threads)
 
 
 def _refuse(context: typer.Context, names: Sequence[str], why: str) -> None:
@@ -226,71 +78,65 @@ def main(
     json_file: Annotated[Path | None, typer.Option("--json", help="Write all of it here.")] = None,
     runs: Annotated[int, typer.Option(min=1, max=_MOST_RUNS, help="Timed runs.")] = 100,
     warmup: Annotated[int, typer.Option(min=0, max=_MOST_RUNS, help="Runs before those.")] = 10,
-    tracker: Annotated[
-        str | None, typer.Option(help="HOST:PORT: on a board with the target's name.")
-    ] = None,
-    via: cli.Via = None,
+    on: cli.On = None,
     runner: cli.Runner = None,
+    tracker: cli.Tracker = None,
+    via: cli.Via = None,
     program: Annotated[
         Path | None, typer.Option(help="Write a static program that measures itself; run nothing.")
     ] = None,
 ) -> None:
     """Check the numbers of a built library, or of one built for a target, and measure it."""
-    check_options(via, runner, tracker)
-    if library and target:
-        raise UserError("give either --library DIR or --target NAME")
-    if library and (via or program):
-        raise UserError("--via and --program build a program of their own; give --target NAME")
+    ways = cli.ways(on, tracker, via)
+    check_ways(ways, runner, named=bool(library or program or target not in (None, HOST)))
+    if library and (target or program):
+        raise UserError("give either --library DIR or --target NAME, of which --program is one")
     if program:
-        idle = ["runs", "warmup", "per_layer", "json_file", "tracker", "via", "cpus"]
+        idle = ["runs", "warmup", "per_layer", "json_file", "on", "tracker", "via", "cpus"]
         _refuse(context, idle, "measures, and --program only writes a program: leave one out")
     if cpus is not None:
         elsewhere = "is not for --cpus, which places this host's threads: leave one out"
-        _refuse(context, ("threads", "tracker", "via"), elsewhere)
-    pinned = None if cpus is None else cli.cpu_list(cpus)
-    threads = len(pinned) if pinned else threads
-    there = parse_address(tracker) if tracker else None
-    if library is None:
-        cli.check_named(target, tracker, via)
+        _refuse(context, ("threads", "on", "tracker", "via"), elsewhere)
     if json_file is not None:
+        if len(ways) > 1:
+            raise UserError("--json holds one result: give --on once")
         cli.check_writable(json_file)
-    options = {"runs": runs, "warmup": warmup, "seed": seed, "per_layer": per_layer}
-    with scratch_folder() as scratch:
+    plan = Plan(runs, warmup, seed, per_layer)
+    pinned = None if cpus is None else cli.cpu_list(cpus)
+    with ExitStack() as stack:
+        told = ""
         if library:
             why = "goes with --target: a library has its own already"
             _refuse(context, ("width", "resolution", "classes", "batch", "log_dir"), why)
-            folder, decisions = library, None
+            folder = library
             source = SourceNetwork.of_library(Manifest.read(library), weights, state)
             cli.tell(source.notes)
         else:
-            folder, machine = Path(scratch) / "library", cli.load_target(target or HOST)
-            source = SourceNetwork.make(
-                Architecture(width, resolution, classes, batch), weights, seed, state
-            )
+            machine = cli.load_target(target or HOST)
+            network = Architecture(width, resolution, classes, batch)
+            source = SourceNetwork.make(network, weights, seed, state)
             cli.tell(source.notes)
-            threads = 1 if threads is None else threads
+            threads = len(pinned) if pinned else threads or 1
             decisions = Decisions.load(machine, threads, log_dir)
-            records = {"threads": threads, "decisions": decisions}
-            if not (program or via or tracker):
-                machine.require_here()
             if program:
-                build_program(machine, source, program, seed=seed, **records)  # type: ignore[arg-type]
+                build_program(
+                    machine, source, program, threads=threads, seed=seed, decisions=decisions
+                )
                 print(f"{program} measures itself on a machine of {machine.name}; see its --help")
                 return
-            if not via:
-                with cli.progress("building") as say:
-                    build(machine, source, folder, say=say, **records)  # type: ignore[arg-type]
-        if via:
-            result = bench_via(machine, source, via, runner=runner, **records, **options)  # type: ignore[arg-type]
-        elif there:
-            key = Manifest.read(folder).target
-            address = Address(there, key)
-            result = bench_remotely(folder, source, address, threads=threads, **options)  # type: ignore[arg-type]
-        else:
-            here = {"threads": threads, "cpus": pinned}
-            result = bench(folder, source, **here, **options)  # type: ignore[arg-type]
-    names = [layer["name"] for layer in result.manifest.layers]
-    _show(result, decisions.told(names) if decisions else "", json_file)
+            if ways == [HERE]:
+                machine.require_here()
+            folder = stack.enter_context(scratch_folder()) / "library"
+            with cli.progress("building") as say:
+                manifest = build(
+                    machine, source, folder, threads=threads, decisions=decisions, say=say
+                )
+            told = decisions.told(layer["name"] for layer in manifest.layers)
+        for way in ways:
+            result = bench(
+                folder, source, plan, on=way, runner=runner, threads=threads, cpus=pinned
+            )
+            _show(result, told, json_file)
 
 
 def _show(result: BenchResult, records: str, json_file: Path | None) -> None:

@@ -22,7 +22,6 @@ from rich.console import Console
 from rich.text import Text
 
 from mnv2_tvm.errors import UserError
-from mnv2_tvm.host_target import HOST
 from mnv2_tvm.untrusted import printable
 
 if TYPE_CHECKING:  # at run time it would load TVM
@@ -49,12 +48,17 @@ Width = Annotated[float, typer.Option(help="Width multiplier, 0.35 to 1.4.")]
 Resolution = Annotated[int, typer.Option(help="Height and width of the image, 32 or more.")]
 Classes = Annotated[int, typer.Option(help="Outputs of the classifier.")]
 Threads = Annotated[int, typer.Option(min=1, max=64, help="Threads of a run.")]
-Via = Annotated[
-    str | None,
-    typer.Option(help="ssh:HOST, adb or adb:SERIAL: on a device with nothing installed on it."),
+On = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="Where to measure: here, tracker[:HOST[:PORT]], ssh:HOST or adb[:SERIAL]; repeatable."
+    ),
 ]
+Tracker = Annotated[str | None, typer.Option(hidden=True, help="As --on tracker:HOST:PORT.")]
+Via = Annotated[str | None, typer.Option(hidden=True, help="As --on.")]
 Runner = Annotated[
-    str | None, typer.Option(help="With --via: before the program there, e.g. 'taskset f0'.")
+    str | None,
+    typer.Option(help="With ssh and adb: stands before the program there, e.g. 'taskset f0'."),
 ]
 LogDir = Annotated[
     Path | None,
@@ -76,12 +80,14 @@ def load_target(name: str) -> "targets.Target":
     return target
 
 
-def check_named(target: str | None, *ways: str | None) -> None:
-    """Raises UserError where one of `ways` leads to a device, and `target` is this machine's."""
-    if target in (None, HOST) and any(ways):
-        raise UserError(
-            "--via and --tracker measure on another machine: name what it is with --target"
-        )
+def ways(on: list[str] | None, tracker: str | None, via: str | None) -> list[str]:
+    """Those of `--on`, by default this machine, with the options that it replaced."""
+    old = [f"tracker:{tracker}"] * bool(tracker) + [via or ""] * bool(via)
+    if old and (on or len(old) > 1):
+        raise UserError(f"--on replaces --tracker and --via: give --on {' --on '.join(old)} alone")
+    for one in old:
+        typer.echo(f"note: --tracker and --via will go; give --on {printable(one)}", err=True)
+    return on or old or ["here"]
 
 
 def console() -> Console:

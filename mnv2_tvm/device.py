@@ -24,7 +24,7 @@ def main() -> None:
 
     TVM's RPC has no authentication, and lets either side run code on the other. What a board asks
     of this host is refused here, yet use RPC only with boards and networks that you trust: ssh and
-    adb (--via of tune and bench) need nothing on the device and give it nothing here.
+    adb (--on of tune, bench and run) need nothing on the device and give it nothing here.
     """
 
 

@@ -7,6 +7,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+from contextlib import suppress
 from dataclasses import replace
 from importlib import metadata
 from typing import TYPE_CHECKING
@@ -35,8 +36,8 @@ PROBE_TIMEOUT_S = 120
 TOOLS = (
     (("qemu-aarch64", "qemu-aarch64-static"), "device emulate", "apt install qemu-user"),
     (("qemu-system-arm",), "device emulate of a microcontroller", "apt install qemu-system-arm"),
-    (("ssh",), "--via ssh", "apt install openssh-client"),
-    (("adb",), "--via adb", "apt install adb"),
+    (("ssh",), "--on ssh:HOST", "apt install openssh-client"),
+    (("adb",), "--on adb", "apt install adb"),
 )
 
 
@@ -195,8 +196,10 @@ def _target(name: str, target: "Target", why: str) -> Finding:
 
 def _unloadable(name: str, error: UserError) -> Finding:
     """A group of machines other than this one is nothing to mend, a broken file is."""
-    path = data_folder("targets") / f"{name}.toml"
-    if re.search(r"^best_of\b", path.read_text(encoding="utf-8", errors="replace"), re.M):
+    path, text = data_folder("targets") / f"{name}.toml", ""
+    with suppress(OSError):  # it may be just that
+        text = path.read_text(encoding="utf-8", errors="replace")
+    if re.search(r"^best_of\b", text, re.M):
         return Finding(f"target {name}", str(error))
     return Finding(f"target {name}", str(error), False, f'"$EDITOR" {shlex.quote(str(path))}')
 

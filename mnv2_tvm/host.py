@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
 
-from mnv2_tvm.devices.board.info import cpuinfo_fields
+from mnv2_tvm.devices.board.info import cpu_name, cpuinfo_fields
 
 CPUINFO = Path("/proc/cpuinfo")
 
@@ -49,9 +49,7 @@ def this_host() -> Host:
     with suppress(OSError):  # a container may hide it
         text = CPUINFO.read_text(encoding="utf-8", errors="replace")
     fields = cpuinfo_fields(text)
-    cpu = fields.get("model name") or fields.get("Model") or ""
-    if "cpu family" in fields:  # cloud machines hide the model's number in the name alone
-        cpu += f" (family {fields['cpu family']} model {fields.get('model', '?')})"
+    cpu = cpu_name(fields)
     cores = len(os.sched_getaffinity(0))
     machine, features = as_process(platform.machine(), cpuinfo_features(fields), sys.maxsize)
     return Host(machine, cpu, cores, frozenset(features), _libc())

@@ -3,42 +3,32 @@
 import json
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Protocol
+from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
 import typer
 from rich.progress import track
 
-from mnv2_tvm.cli import State, plain_console, run_verb, tell
-from mnv2_tvm.deploy.loader import Network as LocalNetwork
-from mnv2_tvm.deploy.loader import load
+from mnv2_tvm.cli import On, Runner, State, Tracker, plain_console, run_verb, tell, ways
 from mnv2_tvm.deploy.manifest import Manifest
-from mnv2_tvm.devices.rpc.remote_network import RemoteNetwork
-from mnv2_tvm.devices.rpc.session import Address, Session
-from mnv2_tvm.devices.rpc.tracker import parse_address
+from mnv2_tvm.devices.open import check_ways, open_device
 from mnv2_tvm.errors import UserError, printable
 from mnv2_tvm.host import crowd_warning
 from mnv2_tvm.image_files import STDIN, Found, find_images, read_stdin
 from mnv2_tvm.images import load_image
 from mnv2_tvm.labels import read_labels
+from mnv2_tvm.measure.device import Network
 from mnv2_tvm.npy_files import read_input, write_output
 from mnv2_tvm.numbers import Floats
 from mnv2_tvm.ranking import rank
 
+if TYPE_CHECKING:  # TVM comes with it, which running a library does not need
+    from mnv2_tvm.target import Target
+
 _BAR_FROM = 10  # images
-
-
-class Network(Protocol):
-    """What `mnv2_tvm.load` returns, as far as this verb needs it."""
-
-    input_shape: tuple[int, ...]  # [n, y, x, 3]
-    output_shape: tuple[int, ...]  # [n, classes]
-
-    def __call__(self, images: Floats) -> Floats:
-        """Logits [m, classes] of images [m, y, x, 3], for any m."""
 
 
 def run(network: Network, images: Floats, source: str) -> Floats:
@@ -79,26 +69,33 @@ def _check_options(
 
 @contextmanager
 def _open(
-    folder: Path, threads: int | None, tracker: str | None
-) -> Iterator[LocalNetwork | RemoteNetwork]:
-    """The library in `folder`, loaded here or on a board of the tracker, which is given back."""
-    if tracker is None:
-        network = load(folder, threads)
-        if isinstance(network, LocalNetwork):
-            for warning in crowd_warning(network.threads, network.team_threads):
-                typer.echo(f"warning: {warning}", err=True)
-        yield network
-        return
+    folder: Path, threads: int | None, ways: Sequence[str], runner: str | None
+) -> Iterator[Network]:
+    """The library in `folder`, ready to run on a device, which is given back."""
+    if len(ways) > 1:
+        raise UserError("a library runs on one device: give --on once")
+    check_ways(ways, runner, named=True)
+
+    def target() -> "Target":
+        from mnv2_tvm.target import Target  # TVM with it
+
+        return Target.load(key)
+
     key = Manifest.read(folder).target
-    with closing(Session(Address(parse_address(tracker), key))) as session:
-        yield RemoteNetwork(session, folder, threads)
+    with (
+        open_device(ways[0], key, target, runner=runner) as device,
+        device.open(folder, threads) as network,
+    ):
+        for warning in crowd_warning(network.threads, network.told["cores"]):
+            typer.echo(f"warning: {warning}", err=True)
+        yield network
 
 
 @dataclass(frozen=True)
 class _Report:
     """Prints what a network says of images, one after another, and goes on after a bad one."""
 
-    network: LocalNetwork | RemoteNetwork
+    network: Network
     names: list[str] | None
     top: int
     shorter: int | None
@@ -185,16 +182,15 @@ def main(
         Path | None, typer.Option(help="For --check: the weights that the library was built with.")
     ] = None,
     state: State = None,
-    tracker: Annotated[
-        str | None,
-        typer.Option(help="HOST:PORT: on a board with the name of the library's target."),
-    ] = None,
+    on: On = None,
+    runner: Runner = None,
+    tracker: Tracker = None,
 ) -> None:
     """Run a built network: print the top classes of images, or map an array to its logits."""
     words = [*(image or []), *(more or [])]
     _check_options(words, labels, input, output, check, weights, state, json_lines)
     found = find_images(words)
-    with _open(folder, threads, tracker) as network:
+    with _open(folder, threads, ways(on, tracker, None), runner) as network:
         if input and output:
             write_output(output, run(network, read_input(input, network.input_shape), str(input)))
             return

@@ -176,7 +176,7 @@ class Target:
         if lacking := self.missing_here():
             raise UserError(
                 f"this host cannot run {self.name}: it needs {', '.join(lacking)}. Take a device "
-                "with --via or --tracker, or give another --target"
+                "with --on, see docs/boards.md, or give another --target"
             )
 
     def codegen(self) -> Any:

@@ -1,23 +1,19 @@
 """`python -m mnv2_tvm.tune`: search the schedules of a network on its target, keep the best."""
 
-import os
 import time
-from collections.abc import Mapping
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.console import Console
 
 from mnv2_tvm import cli
 from mnv2_tvm.deploy.library import MAX_THREADS
-from mnv2_tvm.devices.program.board import ProgramBoard
-from mnv2_tvm.devices.program.device import Device, check_options, parse_via
-from mnv2_tvm.devices.rpc.session import Address, board_info
-from mnv2_tvm.devices.rpc.tracker import parse_address
+from mnv2_tvm.devices.open import HERE, check_ways, open_devices
 from mnv2_tvm.errors import UserError
 from mnv2_tvm.host import crowd_warning
 from mnv2_tvm.host_target import HOST
@@ -58,47 +54,35 @@ def tune(
     layer: str = "*",
     log_dir: Path | None = None,
     seed: int = 0,
-    tracker: tuple[str, int] | None = None,
-    via: str | None = None,
+    on: Sequence[str] = (HERE,),
     runner: str | None = None,
     console: Console | None = None,
 ) -> TuneReport:
     """Search the layers whose names match the glob `layer`, at most `trials` points of each.
 
     Goes on from the measurements in the log, appends each new one at once, and at the end keeps
-    what was fastest inside the whole network, all within `time_budget_s`. Measures here, on the
-    boards of a tracker, or on the device that `via` names. Raises UserError, before any work, for
-    options that cannot be, where this host cannot run the target, nothing matches or the log
-    cannot be written; later, where nothing could be measured.
+    what was fastest inside the whole network, all within `time_budget_s`. Measures on the devices
+    that `on` names, as `--on`. Raises UserError, before any work, for options that cannot be, where
+    the target cannot run there, nothing matches or the log cannot be written; later, where nothing
+    could be measured.
     """
     start = time.monotonic()
     _check_numbers(threads, trials, time_budget_s)
-    check_options(via, runner, tracker)
-    if tracker is None and via is None:
-        _require_this_host(target)
+    check_ways(on, runner, named=True)
     wanted, blocks = _wanted(architecture, layer, seed)
     with ExitStack() as stack:
-        address = device = None
-        info: Mapping[str, Any] = {}
-        machine = Machine.here()
-        if tracker is not None:
-            address = Address(tracker, target.name)
-            address.boards()
-            info = board_info(address)
-        elif via is not None:
-            device = stack.enter_context(Device(parse_via(via), target, runner))
-            info = device.info
-        if info:
-            machine = Machine.of_board(info)
-            _check_log(machine, log_dir, via or f"the board {target.name}")
+        screen = console or cli.plain_console(stderr=True)
+        progress = stack.enter_context(Progress(screen, time_budget_s))
+        device = stack.enter_context(
+            open_devices(on, target.name, lambda: target, runner, progress.line)
+        )
+        machine = device.machine()
+        _check_log(machine, log_dir, device.name)
         log = TuningLog.to_write(target, log_dir)
         searches = known_layers(wanted, target, log, machine)
-        left_s = time_budget_s - (time.monotonic() - start)
-        progress = stack.enter_context(Progress(console or cli.plain_console(stderr=True), left_s))
         progress.line(_opening(target, machine, searches, threads, log))
-        for warning in crowd_warning(threads, None if info else len(os.sched_getaffinity(0))):
+        for warning in crowd_warning(threads, device.cores()):
             progress.line(f"warning: {warning}")
-        board = ProgramBoard(device, progress) if device else None
         tally = search_layers(
             searches,
             target,
@@ -108,8 +92,7 @@ def tune(
             seed=seed,
             reserve_s=min(RESERVE_S * pace(), time_budget_s / 2),
             progress=progress,
-            address=address,
-            board=board,
+            device=device,
         )
         base = Decisions.load(target, threads, log_dir, machine.cpu)
         if known := base.told(one.name for one in wanted):
@@ -124,8 +107,7 @@ def tune(
             threads=threads,
             seed=seed,
             progress=progress,
-            address=address and address.without(tally.dropped_boards),
-            board=board,
+            device=device,
         )
     records = _records(measured, result, threads, machine)
     log.keep(records)
@@ -152,16 +134,6 @@ def _wanted(architecture: Architecture, layer: str, seed: int) -> tuple[list[Lay
         names = "\n  ".join(sorted({one.name for one in layers}))
         raise UserError(f"no layer matches '{layer}'; the network has\n  {names}")
     return wanted, blocks
-
-
-def _require_this_host(target: Target) -> None:
-    lacking = target.missing_here()
-    if lacking:
-        raise UserError(
-            f"this host cannot measure {target.name}: it lacks {', '.join(lacking)}. Measure on a "
-            "board with --via ssh:HOST, --via adb or --tracker HOST:PORT; see python -m "
-            "mnv2_tvm.device --help"
-        )
 
 
 def _check_log(machine: Machine, log_dir: Path | None, name: str) -> None:
@@ -225,14 +197,14 @@ def main(
         typer.Option(help="Tuning logs to read and write; default: your own."),
     ] = None,
     seed: cli.Seed = 0,
-    tracker: Annotated[
-        str | None, typer.Option(help="HOST:PORT: measure on all boards with the target's name.")
-    ] = None,
-    via: cli.Via = None,
+    on: cli.On = None,
     runner: cli.Runner = None,
+    tracker: cli.Tracker = None,
+    via: cli.Via = None,
 ) -> None:
     """Search the schedules of every layer, here or on boards, and keep the best as records."""
-    cli.check_named(target, tracker, via)
+    ways = cli.ways(on, tracker, via)
+    check_ways(ways, runner, named=target != HOST)
     machine = cli.load_target(target)
     report = tune(
         machine,
@@ -243,8 +215,7 @@ def main(
         layer=layer,
         log_dir=log_dir,
         seed=seed,
-        tracker=parse_address(tracker) if tracker else None,
-        via=via,
+        on=ways,
         runner=runner,
     )
     tally, result = report.tally, report.result

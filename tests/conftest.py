@@ -13,13 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-# Before numpy and torch start: two files of tests run beside each other, and idle threads spin.
+# Before numpy and torch start: files of tests run beside each other, and idle threads spin.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 import without_torch  # first: it decides who has torch
 from device_boards import SHORT_S, ready_tracker, wait_for_boards
-from small_search import GLOB, SMALL, TRIALS, Tuned
+from small_search import GLOB, SMALL, TRIALS, Tuned, short_tune
 
 import mnv2_tvm
 from mnv2_tvm.build import build
@@ -33,7 +33,6 @@ from mnv2_tvm.errors import UserError
 from mnv2_tvm.model import Architecture
 from mnv2_tvm.model.source import SourceNetwork
 from mnv2_tvm.target import Target, target_names
-from mnv2_tvm.tune import tune
 
 TESTS = Path(__file__).parent
 TINY = Architecture(0.35, 32, classes=10)
@@ -159,7 +158,7 @@ def tiny_network() -> SourceNetwork:
 def tuned(here: Target, tmp_path_factory: pytest.TempPathFactory) -> Tuned:
     """A search of `small_search`. Do not change its logs: copy the folder."""
     log_dir = tmp_path_factory.mktemp("logs")
-    return Tuned(log_dir, tune(here, SMALL, layer=GLOB, trials=TRIALS, log_dir=log_dir))
+    return Tuned(log_dir, short_tune(here, SMALL, layer=GLOB, trials=TRIALS, log_dir=log_dir))
 
 
 @pytest.fixture(scope="module")

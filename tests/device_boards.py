@@ -136,3 +136,8 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+def way(address: BoardAddress) -> str:
+    """As `--on` takes it."""
+    return "tracker:{}:{}".format(*address.tracker)

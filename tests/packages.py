@@ -1,36 +1,53 @@
 """Packages built with `build --package` for tests, and C programs around them."""
 
+import os
 import re
 import shutil
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import Built
+from conftest import ODD, Built
+from filelock import FileLock
 
 from mnv2_tvm.build import build
+from mnv2_tvm.deploy.manifest import MANIFEST, Manifest
 from mnv2_tvm.model import Architecture
 from mnv2_tvm.model.source import SourceNetwork
 from mnv2_tvm.numbers import relative_error
 from mnv2_tvm.target import Target
 
 SOURCES = Path(__file__).parent / "c"
-# 12 classes: 48 bytes of output, so that against a page its start is at no multiple of 64.
-ODD = Architecture(0.35, 47, classes=12, batch=2)
 
-
-def build_package(target: Target, architecture: Architecture, folder: Path) -> Built:
-    """A package with random weights in `folder`."""
-    network = SourceNetwork.make(architecture, None, seed=0)
-    return Built(folder, network, build(target, network, folder, package=True))
+PackageFor = Callable[[Target, Architecture], Built]
 
 
 @pytest.fixture(scope="session")
-def package(here: Target, tmp_path_factory: pytest.TempPathFactory) -> Built:
-    """A package for this host, built once. Do not change it."""
-    return build_package(here, ODD, tmp_path_factory.mktemp("package") / "out")
+def package_for(tmp_path_factory: pytest.TempPathFactory) -> PackageFor:
+    """A package with random weights, built once by all workers together. Do not change it."""
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent  # of the whole run
+    (folder / "packages").mkdir(exist_ok=True)
+
+    def build_for(target: Target, architecture: Architecture) -> Built:
+        size = f"{architecture.width}-{architecture.resolution}-{architecture.batch}"
+        output = folder / "packages" / f"{target.name}-{size}-{architecture.classes}"
+        network = SourceNetwork.make(architecture, None, seed=0)
+        with FileLock(f"{output}.lock"):
+            if not (output / MANIFEST).exists():
+                build(target, network, output, package=True)
+        return Built(output, network, Manifest.read(output))
+
+    return build_for
+
+
+@pytest.fixture(scope="session")
+def package(here: Target, package_for: PackageFor) -> Built:
+    """A package for this host. Do not change it."""
+    return package_for(here, ODD)
 
 
 def tool(name: str) -> str:

@@ -2,22 +2,32 @@
 
 import json
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from io import StringIO
 from pathlib import Path
+from typing import Any
 
+import pytest
+from rich.console import Console
+
+from mnv2_tvm.devices.here import Here
 from mnv2_tvm.failures import Failure, Kind
 from mnv2_tvm.kernels import Schedule
 from mnv2_tvm.kernels.spaces import search_space
 from mnv2_tvm.layer import Layer
+from mnv2_tvm.measure.progress import Progress
 from mnv2_tvm.model import Architecture
 from mnv2_tvm.model.source import SourceNetwork
 from mnv2_tvm.pipeline import network_blocks, network_layers
 from mnv2_tvm.records.entries import Measurement
 from mnv2_tvm.records.machine import Machine
 from mnv2_tvm.records.tuning_log import MEASUREMENTS, TuningLog
+from mnv2_tvm.search.candidate_bench import Tally
+from mnv2_tvm.search.layers import known_layers, search_layers
 from mnv2_tvm.target import Target
-from mnv2_tvm.tune import TuneReport
+from mnv2_tvm.tune import TuneReport, tune
 
 SMALL = Architecture(0.35, 32)
 SIZE = ["--width", "0.35", "--resolution", "32"]
@@ -35,6 +45,23 @@ class Tuned:
 
     log_dir: Path
     report: TuneReport
+
+
+def short_tune(target: Target, architecture: Architecture, **options: Any) -> TuneReport:
+    """`tune`, with two of the near-best in its last pass and not six: each is a whole network."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("mnv2_tvm.search.variants._VARIANTS", 2)
+        patch.setattr("mnv2_tvm.search.variants._FUSED", 2)
+        return tune(target, architecture, **options)
+
+
+def measure_alone(layers: Iterable[Layer], target: Target, log: TuningLog, trials: int) -> Tally:
+    """The first pass of a search alone: candidates, and no whole network."""
+    searches = known_layers(list(layers), target, log, HERE)
+    with Progress(Console(file=StringIO()), 600.0) as progress, Here(lambda: target) as device:
+        options: dict[str, Any] = {"seed": 0, "reserve_s": 0.0, "progress": progress}
+        options["device"] = device
+        return search_layers(searches, target, log, HERE, trials=trials, **options)
 
 
 def lines_of(log: TuningLog) -> list[str]:

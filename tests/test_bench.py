@@ -20,6 +20,7 @@ from mnv2_tvm.deploy.manifest import Manifest
 from mnv2_tvm.errors import UserError
 from mnv2_tvm.failures import DeviceError, Kind
 from mnv2_tvm.host import this_host
+from mnv2_tvm.measure.bench import Plan
 from mnv2_tvm.measure.memory import measure_in_child
 from mnv2_tvm.model import Architecture, random_state
 from mnv2_tvm.model.source import SourceNetwork
@@ -39,7 +40,7 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def result(library: Path) -> BenchResult:
     source = SourceNetwork.make(TINY, None, SEED)
-    return bench(library, source, runs=5, warmup=1, per_layer=True)
+    return bench(library, source, Plan(5, 1, per_layer=True))
 
 
 def fail(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
@@ -155,8 +156,8 @@ def test_json_has_all_of_the_result(library: Path, tmp_path: Path) -> None:
 
 def test_threads_are_those_of_the_build_unless_given(library: Path) -> None:
     source = SourceNetwork.make(TINY, None, SEED)
-    assert bench(library, source, runs=1, threads=2).threads == 2
-    assert bench(library, source, runs=1).threads == 1
+    assert bench(library, source, Plan(1), threads=2).threads == 2
+    assert bench(library, source, Plan(1)).threads == 1
 
 
 def test_without_a_library_one_is_built_for_this_host(
@@ -244,7 +245,7 @@ def test_a_library_has_its_shape_already(
         ("--cpus \uff11", "numbers of CPUs"),
         ("--cpus 99999", "this machine has CPUs 0 to"),
         (f"--cpus {5000 * '9'}", "numbers of CPUs"),
-        ("--tracker host:99999", "HOST:PORT"),
+        ("--tracker host:99999", "host:99999"),
         ("--weights no/such.pth", "no/such.pth"),
         ("--state model", "--state goes with --weights FILE"),
     ],
@@ -279,19 +280,19 @@ def test_a_count_that_cannot_be_is_a_wrong_option(
 
 def test_a_function_checks_its_counts_too(library: Path) -> None:
     with pytest.raises(UserError, match="0 runs"):
-        bench(library, SourceNetwork.make(TINY, None, SEED), runs=0)
+        bench(library, SourceNetwork.make(TINY, None, SEED), Plan(0))
 
 
 def test_a_target_that_cannot_run_here_is_not_built(capsys: pytest.CaptureFixture[str]) -> None:
     told = fail(capsys, "--target", "cortex-m7")
-    assert "cannot run cortex-m7" in told and "--via" in told
+    assert "cannot run cortex-m7" in told and "--on" in told
 
 
 def test_more_threads_than_cpus_are_warned_of(library: Path) -> None:
     allowed = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {min(allowed)})
     try:
-        crowded = bench(library, SourceNetwork.make(TINY, None, SEED), threads=3, runs=1, warmup=0)
+        crowded = bench(library, SourceNetwork.make(TINY, None, SEED), Plan(1, 0), threads=3)
     finally:
         os.sched_setaffinity(0, allowed)
     (warning,) = crowded.warnings

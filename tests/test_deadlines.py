@@ -22,6 +22,7 @@ from device_boards import (
     registered,
     wait_for_boards,
     wait_until,
+    way,
 )
 
 import mnv2_tvm.bench
@@ -35,6 +36,7 @@ from mnv2_tvm.devices.rpc.listing import summary
 from mnv2_tvm.devices.rpc.session import Address, Session
 from mnv2_tvm.devices.rpc.tracker import Tracker
 from mnv2_tvm.failures import DeviceError, Kind
+from mnv2_tvm.measure.bench import Plan
 from mnv2_tvm.model.source import SourceNetwork
 from mnv2_tvm.target import Target
 
@@ -63,10 +65,10 @@ def test_a_tracker_that_is_not_there(
     here: Target, tiny: Built, capsys: pytest.CaptureFixture[str]
 ) -> None:
     where = f"127.0.0.1:{free_port()}"
-    library = ("--library", tiny.folder, "--tracker", where)
+    library = ("--library", tiny.folder, "--on", f"tracker:{where}")
     for main, arguments in (
         (mnv2_tvm.bench.main, library),
-        (mnv2_tvm.tune.main, ("--target", here.name, "--tracker", where)),
+        (mnv2_tvm.tune.main, ("--target", here.name, "--on", f"tracker:{where}")),
     ):
         line, seconds = ends(capsys, main, *arguments)
         assert line.startswith(f"error: link: no tracker at {where} ")
@@ -77,7 +79,7 @@ def test_a_key_that_nobody_has(
     tracker: Tracker, board: LocalBoards, here: Target, capsys: pytest.CaptureFixture[str]
 ) -> None:
     line, seconds = ends(
-        capsys, mnv2_tvm.tune.main, "--target", "rasp4", "--tracker", tracker.address
+        capsys, mnv2_tvm.tune.main, "--target", "rasp4", "--on", f"tracker:{tracker.address}"
     )
     assert line.startswith(f"error: link: no board 'rasp4' at the tracker {tracker.address}; ")
     assert f"it has {here.name}." in line and "emulate --target rasp4" in line
@@ -104,7 +106,7 @@ def test_a_board_that_falls_silent_while_it_is_measured(
     thread.start()
     start = time.monotonic()
     with pytest.raises(DeviceError, match=r"timeout: .* did not answer within") as error:
-        mnv2_tvm.bench.bench_remotely(tiny.folder, tiny.network, address, runs=50)
+        mnv2_tvm.bench.bench(tiny.folder, tiny.network, Plan(50), on=way(address))
     assert time.monotonic() - start < SHORT_S + SLACK_S
     thread.join()
     assert error.value.board in addresses(address.tracker)
@@ -171,7 +173,7 @@ def test_other_versions_on_a_board(
     other = {"apache-tvm": "0.28.0", "apache-tvm-ffi": "0.1.14.post1"}
     monkeypatch.setattr("mnv2_tvm.devices.rpc.session.versions", lambda: other)
     line, seconds = ends(
-        capsys, mnv2_tvm.bench.main, "--library", tiny.folder, "--tracker", tracker.address
+        capsys, mnv2_tvm.bench.main, "--library", tiny.folder, "--on", f"tracker:{tracker.address}"
     )
     assert line.startswith("error: refused: the board ")
     assert "apache-tvm 0.27.0.post1, this host 0.28.0" in line and "device kit" in line
@@ -187,8 +189,9 @@ def test_a_library_for_another_isa(
     command += ["--key", foreign.name, "--with-parent", str(os.getpid())]
     with subprocess.Popen(command, cwd=BOARD) as process:
         wait_for_boards((tracker.host, tracker.port), foreign.name)
+        way = f"tracker:{tracker.address}"
         line, seconds = ends(
-            capsys, mnv2_tvm.bench.main, "--library", tmp_path / "out", "--tracker", tracker.address
+            capsys, mnv2_tvm.bench.main, "--library", tmp_path / "out", "--on", way
         )
         process.terminate()
     assert f"was built for {foreign.name} ({foreign.host.machine})" in line

@@ -22,6 +22,7 @@ from device_boards import (
     wait_until,
 )
 from rich.console import Console
+from small_search import short_tune
 
 from mnv2_tvm.deploy.link import compile_c, ffi_includes, link_shared
 from mnv2_tvm.devices.emulate.board import LocalBoards
@@ -39,7 +40,6 @@ from mnv2_tvm.pipeline import default_schedule
 from mnv2_tvm.records.machine import Machine
 from mnv2_tvm.records.tuning_log import TuningLog
 from mnv2_tvm.target import Target
-from mnv2_tvm.tune import tune
 
 LAYER = "f32-dwconv-3x3s1-8x8x48"
 SLEEP_MS = 30
@@ -111,7 +111,13 @@ def test_a_search_with_a_board_that_dies_and_one_that_is_wrong(
 
         killer = threading.Thread(target=kill)
         killer.start()
-        report = tune(here, TINY, tracker=address, console=Console(file=said, width=200), **options)
+        report = short_tune(
+            here,
+            TINY,
+            on=["tracker:{}:{}".format(*address)],
+            console=Console(file=said, width=200),
+            **options,
+        )
         killer.join()
         assert wrong in addresses(address) and lost not in addresses(address)
     measured = log.measurements()
@@ -131,7 +137,7 @@ def test_a_search_outlives_its_tracker(
 ) -> None:
     """It starts again within a minute, and the boards that the search held register anew."""
     monkeypatch.setattr("mnv2_tvm.devices.rpc.farm._AWAY_S", PATIENCE_S)  # a loaded machine
-    said, port = io.StringIO(), free_port()
+    said, port = list[str](), free_port()
     layer = Layer.parse(LAYER)
     library = build_candidate(layer, default_schedule(layer, here), here, tmp_path / "one.so")
     jobs = [(layer, default_schedule(layer, here), library)]
@@ -142,7 +148,7 @@ def test_a_search_outlives_its_tracker(
             wait_for_boards(address.tracker, here.name)
             machine = Machine.of_board(board_info(address))
             wait_for_boards(address.tracker, here.name)
-            farm = Farm(address, here, machine, pool, Progress(Console(file=said, width=500), 60))
+            farm = Farm(address, here, machine, pool, said.append)
             before = list(farm.measure(jobs))
             tracker.close()
             again = threading.Timer(2, lambda: first.enter_context(start_tracker(port=port)))
@@ -151,22 +157,22 @@ def test_a_search_outlives_its_tracker(
             again.join()
     for ((_, timing),) in (before, after):
         assert isinstance(timing, Timing) and timing.right, timing
-    assert "no tracker" in said.getvalue()
+    assert any("no tracker" in line for line in said)
 
 
 def test_a_board_of_another_machine_is_not_used(here: Target) -> None:
     """Its times would rank with those of the first one."""
-    said = io.StringIO()
+    said: list[str] = []
     address, machine = Address(("127.0.0.1", 1), here.name), Machine("A CPU")
     with WorkerPool(1) as pool:
-        farm = Farm(address, here, machine, pool, Progress(Console(file=said, width=500), 60))
+        farm = Farm(address, here, machine, pool, said.append)
         layer = Layer.parse(LAYER)
         mine, other = (Timing(99.0, 0.0, cpu, cpu) for cpu in ("A CPU", "B CPU"))
         assert farm._judged(mine, layer) == mine
         refused = farm._judged(other, layer)
         assert isinstance(refused, Failure) and refused.kind is Kind.REFUSED
         farm._tell(refused)
-    assert farm.dropped == {"B CPU"} and "not used any more" in said.getvalue()
+    assert farm.address.avoid == {"B CPU"} and "not used any more" in said[0]
 
 
 def test_two_boards_measure_more_than_one(tracker: Tracker, here: Target, tmp_path: Path) -> None:
@@ -185,7 +191,9 @@ def test_two_boards_measure_more_than_one(tracker: Tracker, here: Target, tmp_pa
         machine = Machine.of_board(board_info(both))
         wait_for_boards(both.tracker, here.name, 2)
         for address in (both.without({second}), both):
-            farm = Farm(address, here, machine, pool, Progress(Console(file=io.StringIO()), 60))
+            farm = Farm(
+                address, here, machine, pool, Progress(Console(file=io.StringIO()), 60).line
+            )
             list(farm.measure(jobs[: address.boards()]))  # imports and sessions come first
             start = time.monotonic()
             timings = [timing for _, timing in farm.measure(jobs)]

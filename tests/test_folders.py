@@ -1,4 +1,4 @@
-"""The plan of the house: who imports whom."""
+"""The plan of the house: who imports whom, and how long a file may be."""
 
 import ast
 from collections.abc import Iterator
@@ -7,6 +7,7 @@ from pathlib import Path
 import mnv2_tvm
 
 PACKAGE = Path(mnv2_tvm.__file__).parent
+LONGEST = 300  # lines of a file
 
 
 def test_no_folders_import_each_other_in_a_circle() -> None:
@@ -20,6 +21,16 @@ def test_no_folders_import_each_other_in_a_circle() -> None:
     while free := {room for room, others in reads.items() if not others & set(reads)}:
         reads = {room: others for room, others in reads.items() if room not in free}
     assert not reads, f"these cannot be put one above the other: {sorted(reads)}"
+
+
+def test_every_file_can_be_read_in_one_go() -> None:
+    long = {
+        str(path.relative_to(PACKAGE)): count
+        for path in PACKAGE.rglob("*")
+        if path.suffix in (".py", ".c", ".h")
+        and (count := len(path.read_text(encoding="utf-8").splitlines())) > LONGEST
+    }
+    assert not long
 
 
 def _name(path: Path) -> str:

@@ -35,7 +35,7 @@ def stock(tracker: Tracker, here: Target) -> Iterator[Address]:
 
 
 def test_it_is_refused_and_listed(stock: Address) -> None:
-    with pytest.raises(DeviceError, match=rf"kit --target {stock.key}.*--via") as refused:
+    with pytest.raises(DeviceError, match=rf"kit --target {stock.key}.*--on") as refused:
         Session(stock)
     assert refused.value.kind is Kind.REFUSED
     wait_for_boards(stock.tracker, stock.key)

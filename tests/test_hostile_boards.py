@@ -34,9 +34,10 @@ from hostile_board import (
 from mnv2_tvm import device as device
 from mnv2_tvm.devices.board.info import board_info
 from mnv2_tvm.devices.emulate.board import LocalBoards
+from mnv2_tvm.devices.rpc.boards import Boards
 from mnv2_tvm.devices.rpc.listing import list_boards, request, summary
 from mnv2_tvm.devices.rpc.relay import RefusedError, check_answer
-from mnv2_tvm.devices.rpc.remote_network import RemoteNetwork, open_networks
+from mnv2_tvm.devices.rpc.remote_network import RemoteNetwork
 from mnv2_tvm.devices.rpc.session import Address, Session
 from mnv2_tvm.devices.rpc.told import checked
 from mnv2_tvm.devices.rpc.tracker import Tracker, ask, connect
@@ -238,7 +239,7 @@ def test_the_networks_of_a_job_give_their_board_back(
     address = Address((tracker.host, tracker.port), here.name)
     with LocalBoards(here, address.tracker):
         wait_for_boards(address.tracker, address.key)
-        with open_networks([tiny.folder], address) as kept:
-            assert len(kept[0].times_s(2)) == 2
+        with Boards(address, print) as boards, boards.open(tiny.folder) as kept:
+            assert len(kept.times_s(tiny.network.images(0), 2)) == 2
         wait_for_boards(address.tracker, address.key)
-        assert kept[0].session.board
+        assert kept.session.board

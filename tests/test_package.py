@@ -1,21 +1,20 @@
 """The folder of `build --package`, as programs of C, CMake and pkg-config take it."""
 
-import functools
 import re
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import TINY, Built, ended, run_python
+from conftest import ODD, TINY, Built, ended, run_python
 from elftools.elf.elffile import ELFFile
 from packages import (
     SOURCES,
-    build_package,
+    PackageFor,
     check_example,
     example_commands,
     package,
+    package_for,
     run,
     tool,
 )
@@ -31,7 +30,7 @@ from mnv2_tvm.numbers import relative_error
 from mnv2_tvm.run import main as run_main
 from mnv2_tvm.target import Target
 
-__all__ = ["package"]
+__all__ = ["package", "package_for"]
 
 FILES = {
     "example.c",
@@ -51,21 +50,10 @@ def files(folder: Path) -> set[str]:
     return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
 
 
-@pytest.fixture(scope="module")
-def tiny_package_for(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Target], Built]:
-    """A package of the tiny network for a target, built once. Do not change it."""
-
-    @functools.cache
-    def build_for(target: Target) -> Built:
-        return build_package(target, TINY, tmp_path_factory.mktemp("tiny") / "out")
-
-    return build_for
-
-
 @pytest.fixture
-def other(here: Target, tiny_package_for: Callable[[Target], Built]) -> Built:
+def other(here: Target, package_for: PackageFor) -> Built:
     """A package of another network for this host. Do not change it."""
-    return tiny_package_for(here)
+    return package_for(here, TINY)
 
 
 @pytest.fixture
@@ -121,9 +109,9 @@ def test_cmake_refuses_other_versions(version: str, package: Built, tmp_path: Pa
 
 
 def test_cmake_refuses_a_package_for_another_word_size(
-    tiny_package_for: Callable[[Target], Built], tmp_path: Path
+    package_for: PackageFor, tmp_path: Path
 ) -> None:
-    built = tiny_package_for(Target.load("rasp4-32"))
+    built = package_for(Target.load("rasp4-32"), ODD)
     assert "32bit" in cmake(built, tmp_path, version="", code=1)
 
 
@@ -247,15 +235,13 @@ def test_a_static_program_touches_no_byte_outside_its_buffers(
 # The folder
 
 
-def test_a_package_is_these_files_for_every_target(
-    target: Target, tiny_package_for: Callable[[Target], Built]
-) -> None:
+def test_a_package_is_these_files_for_every_target(target: Target, package_for: PackageFor) -> None:
     """Its libraries are held against the target file as they are written."""
     if target.microcontroller is not None:
         with pytest.raises(UserError, match=target.name):
-            tiny_package_for(target)
+            package_for(target, ODD)
         return
-    built = tiny_package_for(target)
+    built = package_for(target, ODD)
     where = str(built.folder.parent)
     assert files(built.folder) == FILES
     for path in ("include/mnv2.h", "lib/pkgconfig/mnv2.pc", "lib/cmake/mnv2/mnv2-config.cmake"):
@@ -264,10 +250,18 @@ def test_a_package_is_these_files_for_every_target(
     assert where.encode() not in (built.folder / STATIC_LIBRARY).read_bytes()
 
 
-def test_equal_builds_are_equal_packages(package: Built, here: Target, tmp_path: Path) -> None:
-    build(here, package.network, tmp_path / "again", package=True)
+def test_the_command_line_builds_an_equal_package(
+    package: Built, here: Target, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    size = ["--width", ODD.width, "--resolution", ODD.resolution, "--classes", ODD.classes]
+    output = tmp_path / "out"
+    options = ["--target", here.name, *size, "--batch", ODD.batch, "--package", "-o", output]
+    code, said, errors = ended(capsys, build_main, *options)
+    assert code == 0, errors
+    assert "lib/libmnv2.so" in said
+    assert files(output) == FILES
     for name in FILES:
-        assert (tmp_path / "again" / name).read_bytes() == (package.folder / name).read_bytes()
+        assert (output / name).read_bytes() == (package.folder / name).read_bytes()
 
 
 def test_load_takes_a_package(package: Built) -> None:
@@ -303,28 +297,14 @@ def test_either_layout_replaces_the_other(moved: Built, here: Target) -> None:
     assert files(moved.folder) == FILES
 
 
-@pytest.mark.parametrize("earlier", [False, True], ids=["new", "over-an-earlier-build"])
 def test_failed_package_leaves_what_was_there(
-    earlier: bool, moved: Built, here: Target, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    moved: Built, here: Target, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*arguments: object) -> None:
         raise UserError("ar failed:\nno such thing")
 
     monkeypatch.setattr("mnv2_tvm.deploy.package.archive", fail)
-    output = moved.folder if earlier else tmp_path / "new"
     with pytest.raises(UserError, match="ar failed"):
-        build(here, moved.network, output, package=True)
+        build(here, moved.network, moved.folder, package=True)
     assert {path.name for path in tmp_path.iterdir()} == {moved.folder.name}
     assert files(moved.folder) == FILES
-
-
-def test_the_command_line_builds_a_package(
-    here: Target, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    size = ["--width", "0.35", "--resolution", "32", "--classes", "10"]
-    output = tmp_path / "out"
-    options = ["--target", here.name, *size, "--package", "-o", output]
-    code, said, errors = ended(capsys, build_main, *options)
-    assert code == 0, errors
-    assert "lib/libmnv2.so" in said
-    assert files(output) == FILES

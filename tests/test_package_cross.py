@@ -1,23 +1,26 @@
 """Packages for three architectures in static programs under qemu, on CPUs that suffice and not."""
 
-import functools
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import TINY, Built
-from packages import ODD, SOURCES, build_package, check_example, run, tool
+from conftest import ODD, TINY, Built
+from packages import SOURCES, PackageFor, check_example, package_for, run, tool
 
 import mnv2_tvm.deploy
+from mnv2_tvm.build import build
 from mnv2_tvm.deploy.cpu_features import CHECKS, cpu_define
 from mnv2_tvm.deploy.package import STATIC_LIBRARY
 from mnv2_tvm.errors import UserError
 from mnv2_tvm.host import this_host
+from mnv2_tvm.model.source import SourceNetwork
 from mnv2_tvm.numbers import relative_error
 from mnv2_tvm.target import HostNeeds, Target
+
+__all__ = ["package_for"]
 
 DEPLOY = Path(mnv2_tvm.deploy.__file__).parent
 TRIPLES = {
@@ -52,19 +55,6 @@ KNOWN = {
     "x86_64": {"Nehalem": {"sse4_1", "sse4_2"}},
 }
 
-PackageFor = Callable[[str], Built]
-
-
-@pytest.fixture(scope="module")
-def package_for(tmp_path_factory: pytest.TempPathFactory) -> PackageFor:
-    """A package for a target, built once. Do not change it."""
-
-    @functools.cache
-    def build(name: str) -> Built:
-        return build_package(Target.load(name), ODD, tmp_path_factory.mktemp(name) / "out")
-
-    return build
-
 
 def zig_cc(machine: str, program: Path, *arguments: object) -> Path:
     """Compile a static program for a machine, with musl; optimised, it would use vectors itself."""
@@ -85,7 +75,7 @@ def link(built: Built, name: str, folder: Path) -> Path:
 def test_the_example_computes_what_torch_does(
     target: str, package_for: PackageFor, tmp_path: Path
 ) -> None:
-    built = package_for(target)
+    built = package_for(Target.load(target), ODD)
     qemu = tool(QEMU[built.manifest.machine])
     program = link(built, "example", tmp_path)
     check_example(built, [qemu, "-cpu", CPUS[target], program], tmp_path)
@@ -96,7 +86,7 @@ def test_no_byte_outside_the_buffers_is_touched(
     target: str, package_for: PackageFor, tmp_path: Path
 ) -> None:
     """And none inside the workspace, full of NaN, is read before it is written."""
-    built = package_for(target)
+    built = package_for(Target.load(target), ODD)
     images = built.network.images(seed=3)
     (tmp_path / "input.raw").write_bytes(images.tobytes())
     qemu = tool(QEMU[built.manifest.machine])
@@ -111,7 +101,7 @@ def test_no_byte_outside_the_buffers_is_touched(
 def test_a_cpu_that_lacks_a_feature_is_an_error_and_not_a_crash(
     target: str, package_for: PackageFor, tmp_path: Path
 ) -> None:
-    built = package_for(target)
+    built = package_for(Target.load(target), ODD)
     program = link(built, "refused", tmp_path)
     for cpu in LACKING[target]:
         run(tool(QEMU[built.manifest.machine]), "-cpu", cpu, program)
@@ -149,5 +139,5 @@ def test_a_feature_without_a_check_is_named(tmp_path: Path) -> None:
     target = Target.load("rasp4")
     target = replace(target, host=HostNeeds("aarch64", ("asimd", "sme9")))
     with pytest.raises(UserError, match=r"rasp4.toml: no C check .* aarch64 feature 'sme9'"):
-        build_package(target, TINY, tmp_path / "out")
+        build(target, SourceNetwork.make(TINY, None, 0), tmp_path / "out", package=True)
     assert list(tmp_path.iterdir()) == []

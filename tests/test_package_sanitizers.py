@@ -6,7 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from packages import ODD, SOURCES, run, tool
+from conftest import ODD
+from packages import SOURCES, run, tool
 
 import mnv2_tvm.deploy
 from mnv2_tvm.deploy.cpu_features import cpu_define

@@ -43,14 +43,23 @@ def peers_have_torch() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def settings() -> Settings:
+def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    """Its models are kept: a conversion takes seconds."""
     peers = ("torch, frozen", "TVM, stock Relax", "LiteRT")
-    return Settings(Target.load("host"), 1, 3, 2, 0, False, peers, NOWHERE, None)
+    models = tmp_path_factory.mktemp("models")
+    return Settings(Target.load("host"), 1, 3, 2, 0, False, peers, NOWHERE, models)
 
 
 @pytest.fixture(scope="module")
 def result(settings: Settings) -> dict[str, Any]:
     return compare.compare(settings, 0.35, 32)
+
+
+@pytest.fixture
+def converted(settings: Settings, result: dict[str, Any]) -> Path:
+    """The folder with the models of `result`."""
+    with settings.folder(0.35, 32) as folder:
+        return folder
 
 
 @pytest.fixture
@@ -60,18 +69,14 @@ def case(tmp_path: Path) -> Case:
 
 
 def test_kept_models_are_used_again_and_unfinished_ones_are_not(
-    settings: Settings, tmp_path: Path
+    settings: Settings, converted: Path
 ) -> None:
-    keeping = replace(settings, peers=("torch, frozen",), models=tmp_path)
-    assert measure.prepare(keeping, 0.35, 32) == {}
-    (folder,) = tmp_path.iterdir()
-    model = folder / FORMATS["torchscript"].file
-    first = model.stat().st_mtime_ns
-    assert measure.prepare(keeping, 0.35, 32) == {}
-    assert model.stat().st_mtime_ns == first
-    (folder / "torchscript.done").unlink()
-    assert measure.prepare(keeping, 0.35, 32) == {}
-    assert model.stat().st_mtime_ns > first
+    kept, unfinished = (converted / FORMATS[name].file for name in ("relax", "torchscript"))
+    first = [model.stat().st_mtime_ns for model in (kept, unfinished)]
+    (converted / "torchscript.done").unlink()
+    assert measure.prepare(replace(settings, peers=settings.peers[:2]), 0.35, 32) == {}
+    assert kept.stat().st_mtime_ns == first[0]
+    assert unfinished.stat().st_mtime_ns > first[1]
 
 
 def test_converting_alone_wants_a_folder(capsys: pytest.CaptureFixture[str]) -> None:
@@ -104,9 +109,8 @@ def test_a_peer_without_its_file_fails_alone(case: Case) -> None:
     peer.close()
 
 
-def test_a_peer_that_is_killed_says_so(case: Case) -> None:
-    assert convert(case, ["torchscript"], NOWHERE) == {}
-    peer = PeerProcess("torch, frozen", case)
+def test_a_peer_that_is_killed_says_so(case: Case, converted: Path) -> None:
+    peer = PeerProcess("torch, frozen", replace(case, folder=converted))
     assert peer.failed is None and len(peer.time(4)) == 4
     assert peer._process is not None
     peer._process.send_signal(signal.SIGSEGV)
@@ -127,7 +131,7 @@ def test_formats_and_runners_fit_together() -> None:
 
 
 def test_one_thread_of_ours_stands_beside_two(settings: Settings) -> None:
-    both = replace(settings, threads=2, peers=(ONE_THREAD,))
+    both = replace(settings, threads=2, peers=(ONE_THREAD,), models=None)
     two, one = compare.compare(both, 0.35, 32)["rows"]
     assert (two["name"], one["name"]) == (OURS, ONE_THREAD)
     assert one["relative_error"] == two["relative_error"] < 1e-4  # the same bits

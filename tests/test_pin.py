@@ -57,7 +57,7 @@ def test_a_cpu_that_is_not_there_is_named(tiny: Built) -> None:
         (["--cpus", "0,0"], "each once"),
         (["--cpus", ""], "give numbers of CPUs"),
         (["--cpus", "0", "--threads", "2"], "--threads is not for --cpus"),
-        (["--cpus", "0", "--tracker", "127.0.0.1:9190"], "--tracker is not for --cpus"),
+        (["--cpus", "0", "--on", "tracker"], "--on is not for --cpus"),
     ],
 )
 def test_wrong_cpus_end_with_a_sentence(

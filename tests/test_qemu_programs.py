@@ -5,10 +5,8 @@ Android with musl, whose headers its libraries are compiled with. Bionic's loade
 what it asks of a library is checked in the ELF file by every build.
 """
 
-import functools
 import shutil
 import subprocess
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,15 +14,16 @@ import numpy as np
 import pytest
 from arm_sysroot import arm_sysroot
 from conftest import ODD, Built, machines, run_python
+from packages import SOURCES, PackageFor, package_for
 
-from mnv2_tvm.build import build
 from mnv2_tvm.deploy.link import compile_c
 from mnv2_tvm.model import Architecture
-from mnv2_tvm.model.source import SourceNetwork
 from mnv2_tvm.numbers import relative_error
 from mnv2_tvm.target import Target
 
-SOURCES = Path(__file__).parent / "c"
+__all__ = ["package_for"]
+
+LIBRARY = "lib/libmnv2.so"
 EVEN = Architecture(0.35, 64, classes=10)
 
 
@@ -56,21 +55,6 @@ CPUS = {
 
 ONE_OF_EACH_SYSTEM = ["rasp4-32", "rasp4", "android"]
 
-BuildFor = Callable[[str, Architecture], Built]
-
-
-@pytest.fixture(scope="module")
-def build_for(tmp_path_factory: pytest.TempPathFactory) -> BuildFor:
-    """Build a network with random weights for a target, once. Do not change it."""
-
-    @functools.cache
-    def build_architecture(name: str, architecture: Architecture) -> Built:
-        folder = tmp_path_factory.mktemp(name) / "out"
-        network = SourceNetwork.make(architecture, None, seed=0)
-        return Built(folder, network, build(Target.load(name), network, folder))
-
-    return build_architecture
-
 
 def compile_program(name: str, built: Built, folder: Path, *flags: str) -> Path:
     """Compile `c/NAME.c` and link it with the library and the C library of its target."""
@@ -78,12 +62,12 @@ def compile_program(name: str, built: Built, folder: Path, *flags: str) -> Path:
     system, root = SYSTEMS[link.triple], arm_sysroot()
     program, part = folder / name, folder / f"{name}.o"
     # Without its CPU, 32-bit ARM has no division.
-    flags = (*flags, "-Wextra", f"-I{built.folder}", f"-mcpu={link.cpu}")
+    flags = (*flags, "-Wextra", f"-I{built.folder}/include", f"-mcpu={link.cpu}")
     compile_c(SOURCES / f"{name}.c", Target.load(built.manifest.target), part, *flags)
     done = run_python(
         *("-m", "ziglang", "ld.lld", "-m", link.emulation, "-o", program, "--as-needed"),
-        *("-rpath", built.folder, "-dynamic-linker", f"/lib/{system.loader}"),
-        *(root / f"usr/lib/{link.triple}/crt1.o", part, built.folder / "libmnv2.so"),
+        *("-rpath", built.folder / "lib", "-dynamic-linker", f"/lib/{system.loader}"),
+        *(root / f"usr/lib/{link.triple}/crt1.o", part, built.folder / LIBRARY),
         root / f"lib/{link.triple}/{system.libc}",
     )
     assert done.returncode == 0, done.stderr
@@ -109,10 +93,10 @@ def run(target: str, program: Path, *arguments: object) -> None:
     ],
 )
 def test_an_arm_program_computes_what_torch_does(
-    target: str, architecture: Architecture, build_for: BuildFor, tmp_path: Path
+    target: str, architecture: Architecture, package_for: PackageFor, tmp_path: Path
 ) -> None:
     """The same bits with one thread and with two, and no byte outside the buffers is touched."""
-    built = build_for(target, architecture)
+    built = package_for(Target.load(target), architecture)
     images = built.network.images(seed=3)
     (tmp_path / "input.raw").write_bytes(images.tobytes())
     program = compile_program("guard", built, tmp_path)
@@ -126,9 +110,9 @@ def test_an_arm_program_computes_what_torch_does(
 
 
 @pytest.mark.parametrize("target", ["rasp4-32", "rasp4"])
-def test_nan_stays_nan_on_arm(target: str, build_for: BuildFor, tmp_path: Path) -> None:
+def test_nan_stays_nan_on_arm(target: str, package_for: PackageFor, tmp_path: Path) -> None:
     """One pixel's reaches all classes; an infinite one is cut off by ReLU6."""
-    built = build_for(target, EVEN)
+    built = package_for(Target.load(target), EVEN)
     program = compile_program("guard", built, tmp_path)
     for special in (np.nan, np.inf):
         images = built.network.images(seed=3)
@@ -143,16 +127,21 @@ def test_nan_stays_nan_on_arm(target: str, build_for: BuildFor, tmp_path: Path) 
 
 @pytest.mark.parametrize("target", ONE_OF_EACH_SYSTEM)
 def test_arm_threads_that_run_at_once_do_not_meet(
-    target: str, build_for: BuildFor, tmp_path: Path
+    target: str, package_for: PackageFor, tmp_path: Path
 ) -> None:
     """Against each C library: its mutexes, conditions and threads."""
-    run(target, compile_program("two_threads", build_for(target, EVEN), tmp_path, "-DRUNS=2"))
+    run(
+        target,
+        compile_program(
+            "two_threads", package_for(Target.load(target), EVEN), tmp_path, "-DRUNS=2"
+        ),
+    )
 
 
 @pytest.mark.parametrize("target", ONE_OF_EACH_SYSTEM)
 def test_an_arm_library_may_be_opened_and_closed(
-    target: str, build_for: BuildFor, tmp_path: Path
+    target: str, package_for: PackageFor, tmp_path: Path
 ) -> None:
     """By name, as an app does."""
-    built = build_for(target, EVEN)
-    run(target, compile_program("unload", built, tmp_path), built.folder / "libmnv2.so")
+    built = package_for(Target.load(target), EVEN)
+    run(target, compile_program("unload", built, tmp_path), built.folder / LIBRARY)

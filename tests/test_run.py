@@ -5,6 +5,7 @@ import io
 import json
 import os
 import pickle
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -42,7 +43,7 @@ def invoke(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *options: object
 ) -> tuple[int, str, str]:
     """Exit code and both streams of `python -m mnv2_tvm.run OUT OPTIONS`."""
-    monkeypatch.setattr(verb, "load", lambda folder, threads: MeanColours())
+    monkeypatch.setattr(verb, "_open", lambda *_: nullcontext(MeanColours()))
     return ended(capsys, verb.main, "out", *options)
 
 
@@ -126,11 +127,11 @@ def test_threads_reach_the_network(
 ) -> None:
     calls = []
 
-    def load(folder: Path, threads: int | None) -> MeanColours:
+    def opened(folder: Path, threads: int | None, *_: object) -> nullcontext[MeanColours]:
         calls.append((folder, threads))
-        return MeanColours()
+        return nullcontext(MeanColours())
 
-    monkeypatch.setattr(verb, "load", load)
+    monkeypatch.setattr(verb, "_open", opened)
     for options in (["--threads", "3"], []):
         with pytest.raises(SystemExit):
             run_verb(verb.main, ["out", "--image", str(picture), *options])

@@ -32,7 +32,7 @@ RASP4 = Target.load("rasp4")
 def there(rasp4: Address, tracker: Tracker) -> list[str]:
     """The options for the emulated board, once it is free."""
     wait_for_boards(rasp4.tracker, rasp4.key)
-    return ["--tracker", tracker.address]
+    return ["--on", f"tracker:{tracker.address}"]
 
 
 @pytest.fixture(scope="module")
@@ -93,7 +93,7 @@ def test_logits_are_those_of_here(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--tracker", "nowhere:x"], "--tracker 'nowhere:x' is not HOST:PORT"),
+        (["--on", "tracker:nowhere:x"], "'nowhere:x'"),
         (["--threads", "65"], "65"),
     ],
 )
@@ -104,7 +104,7 @@ def test_wrong_options_end_in_a_sentence(
     message: str,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    where = [] if "--tracker" in options else there
+    where = [] if "--on" in options else there
     code, output, errors = invoke(capsys, folders[1], "--image", CAT, *where, *options)
     assert (code, output) == (1, "")
     assert message in errors and errors.count("\n") == 1
@@ -113,12 +113,12 @@ def test_wrong_options_end_in_a_sentence(
 def test_no_tracker_and_no_board_are_named(
     folders: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    image = ["--image", CAT, "--tracker"]
+    image = ["--image", CAT, "--on"]
     nowhere = f"127.0.0.1:{free_port()}"
-    code, _, errors = invoke(capsys, folders[1], *image, nowhere)
+    code, _, errors = invoke(capsys, folders[1], *image, f"tracker:{nowhere}")
     assert code == 1 and f"no tracker at {nowhere}" in errors
     with ready_tracker() as own:
-        code, _, errors = invoke(capsys, folders[1], *image, own.address)
+        code, _, errors = invoke(capsys, folders[1], *image, f"tracker:{own.address}")
     assert code == 1 and f"no board 'rasp4' at the tracker {own.address}" in errors
     assert "device emulate --target rasp4" in errors
 
@@ -153,7 +153,7 @@ def test_a_board_without_a_cpu_feature_is_refused(
     address = tracker.host, tracker.port
     with LocalBoards(here, address):
         wait_for_boards(address, here.name)
-        there = ["--tracker", tracker.address]
+        there = ["--on", f"tracker:{tracker.address}"]
         code, _, errors = invoke(capsys, tmp_path / "out", "--image", CAT, *there)
     assert code == 1
     assert re.search(rf"was built for {here.name}; the board at \S+ lacks warp\.", errors)

@@ -7,7 +7,16 @@ from pathlib import Path
 
 import pytest
 from conftest import ended
-from small_search import BLOCKS, LAYERS, SIZE, SMALL, Tuned, assert_nothing_twice, space_of
+from small_search import (
+    BLOCKS,
+    LAYERS,
+    SIZE,
+    SMALL,
+    Tuned,
+    assert_nothing_twice,
+    short_tune,
+    space_of,
+)
 
 from mnv2_tvm import show
 from mnv2_tvm.build import build
@@ -19,7 +28,6 @@ from mnv2_tvm.records.decisions import Decisions
 from mnv2_tvm.records.tuning_log import TuningLog
 from mnv2_tvm.search.variants import memory_savers
 from mnv2_tvm.target import Target
-from mnv2_tvm.tune import tune
 
 BLOCK = Layer.parse("f32-irb-3x3s1-2x2x32-192-32-residual")
 GLOB = "f32-*[1v]-2x2x*192*"  # the block and its layers
@@ -31,7 +39,7 @@ TRIALS = 2
 def blocks(here: Target, tmp_path_factory: pytest.TempPathFactory) -> Tuned:
     """The search. Do not change its logs: copy the folder."""
     log_dir = tmp_path_factory.mktemp("logs")
-    return Tuned(log_dir, tune(here, SMALL, layer=GLOB, trials=TRIALS, log_dir=log_dir))
+    return Tuned(log_dir, short_tune(here, SMALL, layer=GLOB, trials=TRIALS, log_dir=log_dir))
 
 
 def test_blocks_are_measured_like_layers(here: Target, blocks: Tuned) -> None:

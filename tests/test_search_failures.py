@@ -18,10 +18,10 @@ from small_search import (
     LAYERS,
     SEARCHED,
     SIZE,
-    SMALL,
     assert_nothing_twice,
     keep_failures,
     lines_of,
+    measure_alone,
     parsed,
     space_of,
 )
@@ -31,11 +31,11 @@ import mnv2_tvm
 from mnv2_tvm.data import data_folder
 from mnv2_tvm.errors import UserError
 from mnv2_tvm.failures import Kind
+from mnv2_tvm.kernels import default_schedule
 from mnv2_tvm.measure.progress import Progress
 from mnv2_tvm.records.tuning_log import RECORDS, TuningLog
 from mnv2_tvm.search.layers import known_layers, search_layers
 from mnv2_tvm.target import Target
-from mnv2_tvm.tune import tune
 
 
 def test_only_failures_in_the_log_are_measured_again(here: Target, tmp_path: Path) -> None:
@@ -44,9 +44,10 @@ def test_only_failures_in_the_log_are_measured_again(here: Target, tmp_path: Pat
     space, log = space_of(layer, here), TuningLog.of(here, tmp_path)
     keep_failures(log, layer, space[:1], Kind.TIMEOUT)
     keep_failures(log, layer, space[1:], Kind.WRONG_NUMBERS)
-    report = tune(here, SMALL, layer=layer.name, trials=2, log_dir=tmp_path)
-    assert report.tally.measured == 2
-    assert [record.layer for record in log.records()] == [layer]
+    tally = measure_alone([layer], here, log, trials=2)
+    assert (tally.measured, tally.failed) == (2, 0)
+    (search,) = known_layers([layer], here, log, HERE)
+    assert search.best
 
 
 def test_no_time_at_all_is_an_error(here: Target, tmp_path: Path) -> None:
@@ -67,6 +68,8 @@ def package(tmp_path: Path) -> Path:
     ignore = shutil.ignore_patterns("__pycache__", "tuning_logs")
     shutil.copytree(Path(mnv2_tvm.__file__).parent, folder / "mnv2_tvm", ignore=ignore)
     shutil.copytree(data_folder("targets"), folder / "targets", dirs_exist_ok=True)
+    with (folder / "mnv2_tvm/search/variants.py").open("a") as file:
+        file.write("\n_VARIANTS = _FUSED = 2\n")  # as `short_tune`
     return folder
 
 
@@ -99,22 +102,23 @@ def test_nothing_could_be_measured(here: Target, package: Path, tmp_path: Path) 
 
 
 def test_wrong_candidates_are_never_kept(here: Target, package: Path, tmp_path: Path) -> None:
-    """A third of the pointwise space forgets ReLU6, and is as fast as the rest."""
+    """Two thirds of the pointwise space forget ReLU6, and are as fast as the rest."""
     pixels = [one for one in LAYERS if one.operator == "pwconv" and one.height == 1]
     layer = next(one for one in pixels if one.epilogue == "relu6")
     space = space_of(layer, here)
-    wrong = {schedule for schedule in space if schedule.unroll_k == 4}  # type: ignore[attr-defined]
+    right = default_schedule(layer, here).unroll_k  # type: ignore[attr-defined]
+    wrong = {one for one in space if one.unroll_k != right}  # type: ignore[attr-defined]
     assert 0 < len(wrong) < len(space)
     with (package / "mnv2_tvm" / "kernels" / "__init__.py").open("a") as file:
         file.write(
             "\n_body = Pointwise.body\n\n"
             "def _broken(self, layer, target, operands):\n"
-            "    epilogue = 'linear' if self.unroll_k == 4 else layer.epilogue\n"
+            f"    epilogue = 'linear' if self.unroll_k != {right} else layer.epilogue\n"
             "    from dataclasses import replace\n"
             "    _body(self, replace(layer, epilogue=epilogue), target, operands)\n\n"
             "Pointwise.body = _broken\n"
         )
-    options = ["--layer", layer.name, "--trials", 6, "--log-dir", tmp_path]
+    options = ["--layer", layer.name, "--trials", 12, "--log-dir", tmp_path]
     done = tune_copy(package, here, *options)
     assert done.returncode == 0, done.stderr
     log = TuningLog.of(here, tmp_path)

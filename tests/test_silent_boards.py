@@ -49,7 +49,12 @@ def test_bench_of_a_silent_board(
     """The real command line, with its real deadline."""
     start = time.monotonic()
     with silent_board(other_address) as where:
-        arguments: list[str | Path] = ["--library", tiny.folder, "--tracker", other_tracker.address]
+        arguments: list[str | Path] = [
+            "--library",
+            tiny.folder,
+            "--on",
+            f"tracker:{other_tracker.address}",
+        ]
         done = run_python("-m", "mnv2_tvm.bench", *arguments)
     assert ANSWER_S < time.monotonic() - start < ANSWER_S + SLACK_S
     assert done.returncode == 1
@@ -66,7 +71,7 @@ def test_tune_and_run_on_a_silent_board(
     capsys: pytest.CaptureFixture[str],
     tmp_path: Path,
 ) -> None:
-    there, key = ("--tracker", other_tracker.address), other_address.key
+    there, key = ("--on", f"tracker:{other_tracker.address}"), other_address.key
     image = Path(mnv2_tvm.__file__).parent / "samples" / "cat.jpg"
     for main, arguments in (
         (mnv2_tvm.tune.main, ("--target", key, "--log-dir", tmp_path, *there)),

@@ -27,8 +27,8 @@ from mnv2_tvm.tune import tune
         {"time_budget_s": math.nan},
         {"time_budget_s": math.inf},
         {"layer": "f32-lstm*"},
-        {"tracker": ("127.0.0.1", 9), "via": "adb"},
-        {"via": "telnet:there"},
+        {"on": ["tracker:127.0.0.1:9", "adb"]},
+        {"on": ["telnet:there"]},
     ],
     ids=str,
 )

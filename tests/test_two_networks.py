@@ -5,20 +5,20 @@ from pathlib import Path
 
 import pytest
 from conftest import TINY, Built
-from packages import SOURCES, build_package, package, run, tool
+from packages import SOURCES, PackageFor, package, package_for, run, tool
 
 from mnv2_tvm.deploy.package import STATIC_LIBRARY
 from mnv2_tvm.target import Target
 
-__all__ = ["package"]
+__all__ = ["package", "package_for"]
 
 STRICT = ["-std=c99", "-Wall", "-Wextra", "-pedantic", "-Werror", "-D_POSIX_C_SOURCE=200112L"]
 
 
 @pytest.fixture(scope="module")
-def other(here: Target, tmp_path_factory: pytest.TempPathFactory) -> Built:
+def other(here: Target, package_for: PackageFor) -> Built:
     """A package of another network. Do not change it."""
-    return build_package(here, TINY, tmp_path_factory.mktemp("other") / "out")
+    return package_for(here, TINY)
 
 
 def compile_answer(built: Built, entry: str, folder: Path) -> Path:

@@ -4,19 +4,17 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from conftest import TINY
+from conftest import Built
 from fake_adb import write_fake_adb
+from program_devices import bench_on, remote
 
-from mnv2_tvm.bench import bench_via
-from mnv2_tvm.build import build_program
-from mnv2_tvm.deploy.manifest import Manifest
-from mnv2_tvm.devices.program.device import Device, parse_via
-from mnv2_tvm.devices.program.network_program import NetworkProgram
-from mnv2_tvm.devices.program.report import Report
+from mnv2_tvm.devices.open import transport
+from mnv2_tvm.devices.program.device import ProgramDevice
 from mnv2_tvm.errors import UserError
 from mnv2_tvm.failures import DeviceError, Kind
+from mnv2_tvm.measure.bench import Plan
 from mnv2_tvm.measure.bench_result import BenchResult
-from mnv2_tvm.model.source import SourceNetwork
+from mnv2_tvm.numbers import TOLERANCE, relative_error
 from mnv2_tvm.target import Target
 
 Plug = Callable[[str], None]
@@ -31,29 +29,24 @@ def plug_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Plug]:
     assert [list(phone.iterdir()) for phone in phones] == [[]]
 
 
-@pytest.fixture(scope="module")
-def program(here: Target, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Manifest]:
-    """A program for this host, built once."""
-    path = tmp_path_factory.mktemp("program") / "mnv2_bench"
-    return path, build_program(here, SourceNetwork.make(TINY, None, seed=0), path)
+def run(tiny: Built, here: Target, way: str = "adb", runner: str | None = None) -> None:
+    """Run the library that is built already on the phone, and check its numbers."""
+    images = tiny.network.images(0)
+    with (
+        ProgramDevice(remote(way, here, runner), print) as device,
+        device.open(tiny.folder) as network,
+    ):
+        error = relative_error(network(images), tiny.network.reference(images))
+    assert error <= TOLERANCE
 
 
-def run(
-    program: tuple[Path, Manifest], here: Target, via: str = "adb", runner: str | None = None
-) -> Report:
-    """What the program that is built already reports from the phone."""
-    with Device(parse_via(via), here, runner) as device:
-        return NetworkProgram(device, *program).run(runs=2, warmup=1, per_layer=False)
+def bench(target: str, runner: str | None = None, way: str = "adb") -> BenchResult:
+    """Of a library that is built first."""
+    return bench_on(way, Target.load(target), Plan(2, 1), runner)
 
 
-def bench(target: str, runner: str | None = None, via: str = "adb") -> BenchResult:
-    """Of a program that is built first."""
-    source = SourceNetwork.make(TINY, None, seed=0)
-    return bench_via(Target.load(target), source, via, runner=runner, runs=2, warmup=1)
-
-
-def refused(match: str, kind: Kind, via: str = "adb", target: str = "android") -> None:
-    device = Device(parse_via(via), Target.load(target))
+def refused(match: str, kind: Kind, way: str = "adb", target: str = "android") -> None:
+    device = remote(way, Target.load(target))
     with pytest.raises(DeviceError, match=match) as caught, device:
         pass
     assert caught.value.kind == kind
@@ -61,16 +54,14 @@ def refused(match: str, kind: Kind, via: str = "adb", target: str = "android") -
 
 def test_bench_on_the_one_phone(here: Target, plug_in: Plug) -> None:
     plug_in("")
-    result = bench(here.name, via="adb:PHONE1")
+    result = bench(here.name, way="adb:PHONE1")
     assert result.relative_error < 1e-4 and not result.emulated
     assert result.host["via"] == "adb:PHONE1"
 
 
-def test_the_one_phone_needs_no_name(
-    here: Target, plug_in: Plug, program: tuple[Path, Manifest]
-) -> None:
+def test_the_one_phone_needs_no_name(here: Target, plug_in: Plug, tiny: Built) -> None:
     plug_in("")
-    assert run(program, here).relative_error < 1e-4
+    run(tiny, here)
 
 
 def test_the_program_for_android(plug_in: Plug) -> None:
@@ -80,22 +71,22 @@ def test_the_program_for_android(plug_in: Plug) -> None:
     assert result.relative_error < 1e-4 and result.emulated
 
 
-def test_one_of_two_phones(here: Target, plug_in: Plug, program: tuple[Path, Manifest]) -> None:
+def test_one_of_two_phones(here: Target, plug_in: Plug, tiny: Built) -> None:
     plug_in("two")
-    assert run(program, here, via="adb:192.168.1.5:5555").relative_error < 1e-4
+    run(tiny, here, way="adb:192.168.1.5:5555")
 
 
 @pytest.mark.parametrize("mode", ["starts", "other version"])
 def test_what_adb_says_of_its_server_is_no_phone(here: Target, plug_in: Plug, mode: str) -> None:
     plug_in(mode)
-    with Device(parse_via("adb"), here) as device:
+    with remote("adb", here) as device:
         assert device.info["machine"] == here.host.machine
 
 
 def test_a_phone_found_over_the_air(here: Target, plug_in: Plug) -> None:
     """Its serial number has a space and brackets."""
     plug_in("air")
-    with Device(parse_via("adb:adb-PHONE1-Xy (2)._adb-tls-connect._tcp"), here) as device:
+    with remote("adb:adb-PHONE1-Xy (2)._adb-tls-connect._tcp", here) as device:
         assert "(2)" in device.name
 
 
@@ -107,7 +98,7 @@ def test_a_phone_found_over_the_air(here: Target, plug_in: Plug) -> None:
         ("no permissions", "PHONE1 is 'no permissions .*apt install android-sdk-platform-tools"),
         ("recovery", "PHONE1 is 'recovery'; start Android on it"),
         ("none", "adb sees no device: plug the phone in"),
-        ("two", r"adb sees PHONE1 \(device\), 192.168.1.5:5555 .*--via adb:SERIAL"),
+        ("two", r"adb sees PHONE1 \(device\), 192.168.1.5:5555 .*--on adb:SERIAL"),
     ],
 )
 def test_a_phone_that_is_not_ready(plug_in: Plug, mode: str, match: str) -> None:
@@ -136,33 +127,31 @@ def test_a_phone_of_another_machine(foreign: Target, plug_in: Plug) -> None:
 @pytest.mark.parametrize(
     ("mode", "kind", "match"),
     [
-        ("lost", Kind.LINK, "adb is lost while running mnv2_bench: error: device 'PHONE1' not"),
-        ("full", Kind.UPLOAD, "adb did not take mnv2_bench: .*No space left on device"),
-        ("cut", Kind.UPLOAD, "adb has 1000 of the [0-9]+ bytes of mnv2_bench"),
+        ("lost", Kind.LINK, "adb is lost while running mnv2_load: error: device 'PHONE1' not"),
+        ("full", Kind.UPLOAD, "adb did not take mnv2_load: .*No space left on device"),
+        ("cut", Kind.UPLOAD, "adb has 1000 of the [0-9]+ bytes of mnv2_load"),
         ("noexec", Kind.UPLOAD, "adb cannot run programs in .*Permission denied.*noexec"),
     ],
 )
 def test_a_phone_that_fails(
     here: Target,
     plug_in: Plug,
-    program: tuple[Path, Manifest],
+    tiny: Built,
     mode: str,
     kind: Kind,
     match: str,
 ) -> None:
     plug_in(mode)
     with pytest.raises(DeviceError, match=match) as caught:
-        run(program, here)
+        run(tiny, here)
     assert caught.value.kind == kind
 
 
 @pytest.mark.parametrize("signal", ["SEGV", "KILL"])
-def test_a_program_that_crashes(
-    here: Target, plug_in: Plug, program: tuple[Path, Manifest], signal: str
-) -> None:
+def test_a_program_that_crashes(here: Target, plug_in: Plug, tiny: Built, signal: str) -> None:
     plug_in("")
     with pytest.raises(DeviceError, match=f"crash: .*SIG{signal}"):
-        run(program, here, runner=f"sh -c 'kill -{signal} $$'")
+        run(tiny, here, runner=f"sh -c 'kill -{signal} $$'")
 
 
 def test_no_adb_here(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -173,10 +162,10 @@ def test_no_adb_here(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("serial", ["-d", "$(id)", "a;b", "a\nb", "a\x1b[2J", " a", "a" * 5000])
 def test_a_serial_number_cannot_be_an_option_or_a_command(serial: str) -> None:
     with pytest.raises(UserError, match="no serial number of adb"):
-        parse_via(f"adb:{serial}")
+        transport(f"adb:{serial}")
 
 
-@pytest.mark.parametrize("via", ["", "adb:", "usb", "ssh", "telnet:host", "ADB"])
-def test_ways_that_do_not_exist(via: str) -> None:
-    with pytest.raises(UserError, match="--via takes ssh:HOST, adb or adb:SERIAL"):
-        parse_via(via)
+@pytest.mark.parametrize("way", ["", "adb:", "usb", "ssh", "telnet:host", "ADB"])
+def test_ways_that_do_not_exist(way: str) -> None:
+    with pytest.raises(UserError, match=r"--on takes here, .*adb"):
+        transport(way)

@@ -1,22 +1,23 @@
 """A device that lies, floods or drips: one sentence each, in bounded time and memory."""
 
-import json
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
-from conftest import Built
+from program_devices import remote
 
 from mnv2_tvm.devices.board.info import cpuinfo_fields
+from mnv2_tvm.devices.open import transport
 from mnv2_tvm.devices.program.candidates import read_results
-from mnv2_tvm.devices.program.device import Device, parse_via
 from mnv2_tvm.devices.program.report import Report
 from mnv2_tvm.devices.program.ssh import Ssh
 from mnv2_tvm.devices.program.told import read_told
 from mnv2_tvm.errors import UserError
 from mnv2_tvm.failures import DeviceError, Kind
 from mnv2_tvm.layer import Layer
-from mnv2_tvm.measure.peak import above_peak, least_us
+from mnv2_tvm.measure.peak import above_peak
+from mnv2_tvm.records.machine import least_us
 from mnv2_tvm.target import Target
 
 HUGE = "1" + 400 * "0"
@@ -46,12 +47,12 @@ def test_a_connection_without_an_end(
 ) -> None:
     write_ssh(script, tmp_path, monkeypatch)
     monkeypatch.setattr(
-        "mnv2_tvm.devices.program.device._SHELL_S", 1.0 if kind is Kind.TIMEOUT else 60.0
+        "mnv2_tvm.devices.program.remote._SHELL_S", 1.0 if kind is Kind.TIMEOUT else 60.0
     )
     start = time.monotonic()
     with (
         pytest.raises(DeviceError, match=r"ssh:board .* while telling about itself") as caught,
-        Device(parse_via("ssh:board"), here),
+        remote("ssh:board", here),
     ):
         pass
     assert caught.value.kind is kind
@@ -74,7 +75,7 @@ def test_what_it_says_cannot_steer_a_terminal(
     write_ssh(r"printf '\033]52;c;aGk=\007\033[2J gone\n' >&2; exit 1", tmp_path, monkeypatch)
     with (
         pytest.raises(DeviceError, match="gone") as caught,
-        Device(parse_via("ssh:board"), here),
+        remote("ssh:board", here),
     ):
         pass
     assert str(caught.value).isprintable()
@@ -140,28 +141,24 @@ def test_no_machine_is_as_fast() -> None:
     assert above_peak(101, 100) and not above_peak(99, 100)
 
 
-def report(manifest_layers: tuple[dict[str, object], ...], **changed: str) -> str:
+def report(**changed: str) -> str:
     """What the program prints, with some of the values replaced by JSON of any kind."""
-    layers = [{"name": layer["name"], "samples_us": [1.0, 2.0]} for layer in manifest_layers]
     values = {"program": '"x"', "threads": "1", "peak_rss_bytes": "5e6", "rss_growth_bytes": "4e6"}
-    values |= {"relative_error": "1e-6", "peak_gflop_per_s": "50", "times_ms": "[1, 2]"}
-    values |= {"layers": json.dumps(layers)} | changed
+    values |= {"output": '"3f8000007fc00000"', "peak_gflop_per_s": "50", "times_ms": "[1, 2]"}
+    values |= {"layers_us": "[1, 0, 2]"} | changed
     return "{" + ", ".join(f'"{key}": {value}' for key, value in values.items()) + "}"
 
 
-@pytest.mark.parametrize("key", ["threads", "relative_error", "peak_gflop_per_s", "times_ms"])
-def test_a_report_with_a_value_that_cannot_be(
-    key: str, tiny: Built, subtests: pytest.Subtests
-) -> None:
-    layers = tiny.manifest.layers
-    assert Report.read(report(layers), tiny.manifest, "board").times_ms == [1, 2]
-    for value in BAD_NUMBERS:
-        if (key, value) == ("relative_error", "0"):
-            continue
-        text = report(layers, **{key: f"[1, {value}]" if key == "times_ms" else value})
+@pytest.mark.parametrize("key", ["threads", "peak_gflop_per_s", "times_ms", "output"])
+def test_a_report_with_a_value_that_cannot_be(key: str, subtests: pytest.Subtests) -> None:
+    good = Report.read(report(), "board", 2, 2, 3)
+    assert good.times_ms == [1, 2] and good.layers_us == [1, 0, 2]
+    assert good.values()[0] == 1 and np.isnan(good.values()[1])
+    for value in (*BAD_NUMBERS, '"3f8000007fc0000g"', '"3f8"', "[]"):
+        text = report(**{key: f"[1, {value}]" if key == "times_ms" else value})
         with subtests.test(value[:20]):
-            with pytest.raises(DeviceError, match=r"^board .* mnv2_bench") as caught:
-                Report.read(text, tiny.manifest, "board")
+            with pytest.raises(DeviceError, match=r"^board ") as caught:
+                Report.read(text, "board", 2, 2, 3)
             assert str(caught.value).isprintable() and len(str(caught.value)) < 400
 
 
@@ -176,7 +173,7 @@ def test_addresses_as_people_write_them() -> None:
         ("::1", "::1", None),
         ("fe80::1%eth0", "fe80::1%eth0", None),
     ):
-        way = parse_via(text if text.startswith("ssh://") else f"ssh:{text}")
+        way = transport(text if text.startswith("ssh://") else f"ssh:{text}")
         assert isinstance(way, Ssh), text
         assert (way.host, way._port) == (host, ["-p", port] if port else []), text
 

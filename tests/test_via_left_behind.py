@@ -10,20 +10,21 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from program_devices import remote
 from ssh_server import SshServer, ssh_server
 
-from mnv2_tvm.devices.program.device import Device, parse_via
 from mnv2_tvm.target import Target
 
 OTHER_HOST = "0123456789abcdef-1-1"
 PROGRAM = """
 import os, sys, time
 from mnv2_tvm.cli import run_verb
+from mnv2_tvm.devices.open import transport
+from mnv2_tvm.devices.program.remote import Remote
 from mnv2_tvm.target import Target
-from mnv2_tvm.devices.program.device import Device, parse_via
 
 def verb() -> None:
-    with Device(parse_via("ssh:board"), Target.load(sys.argv[1])):
+    with Remote(transport("ssh:board"), Target.load(sys.argv[1])):
         print("ready", flush=True)
         if sys.argv[2] == "wait":
             time.sleep(120)
@@ -65,10 +66,10 @@ def test_of_processes_of_this_host_those_that_are_gone(here: Target, there: Path
     """Killed, and without its link at the end; the folder of a living one stays."""
     with started(here, "lose") as lost:
         assert lost.wait(60) == 0
-    with started(here, "wait"), Device(parse_via("ssh:board"), here):
+    with started(here, "wait"), remote("ssh:board", here):
         assert len(folders(there)) == 2  # that of `lost` is gone, that of a living one is not
     assert len(folders(there)) == 1
-    with Device(parse_via("ssh:board"), here):
+    with remote("ssh:board", here):
         assert len(folders(there)) == 1
     assert not folders(there)
 
@@ -94,7 +95,7 @@ def test_what_is_not_known_to_be_left_stays(here: Target, there: Path, tmp_path:
             (folder / ".mnv2-owner").write_text(f"{text}\n")
             when = time.time() if "today" in folder.name else day_ago
             os.utime(folder / ".mnv2-owner", (when, when))
-    with Device(parse_via("ssh:board"), here):
+    with remote("ssh:board", here):
         pass
     assert folders(there) == {*planted, "mnv2-link00"} - {"mnv2-old000"}
     assert (tmp_path / "elsewhere" / ".mnv2-owner").exists()

@@ -8,21 +8,19 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from conftest import TINY
+from conftest import ODD
 from device_boards import processes_with, wait_until
+from program_devices import bench_on, remote, tiny_source
 from ssh_server import SshServer, ssh_server
 
 from mnv2_tvm import cli
-from mnv2_tvm.bench import bench_via
 from mnv2_tvm.bench import main as bench_main
 from mnv2_tvm.build import build_program
-from mnv2_tvm.devices.program.device import Device, parse_via
 from mnv2_tvm.devices.program.ssh import Ssh
 from mnv2_tvm.errors import UserError
 from mnv2_tvm.failures import DeviceError, Kind
+from mnv2_tvm.measure.bench import Plan
 from mnv2_tvm.measure.bench_result import BenchResult
-from mnv2_tvm.model import Architecture
-from mnv2_tvm.model.source import SourceNetwork
 from mnv2_tvm.target import Target
 
 pytestmark = pytest.mark.usefixtures("on_the_path")
@@ -43,10 +41,8 @@ def on_the_path(server: SshServer, monkeypatch: pytest.MonkeyPatch) -> Iterator[
     assert list(server.there.iterdir()) == []
 
 
-def bench(target: str, runner: str | None = None, via: str = "ssh:board") -> BenchResult:
-    source = SourceNetwork.make(TINY, None, seed=0)
-    options = {"runs": 10, "warmup": 1, "per_layer": True}
-    return bench_via(Target.load(target), source, via, runner=runner, **options)  # type: ignore[arg-type]
+def bench(target: str, runner: str | None = None, way: str = "ssh:board") -> BenchResult:
+    return bench_on(way, Target.load(target), Plan(10, 1, per_layer=True), runner)
 
 
 def test_bench_on_a_machine_like_this_one(here: Target) -> None:
@@ -77,7 +73,7 @@ def test_a_raspberry_pi_that_is_emulated_says_so(target: str, runner: str) -> No
 
 def test_the_command_line(here: Target, server: SshServer, tmp_path: Path) -> None:
     words = f"--target {here.name} --width 0.35 --resolution 32 --classes 10 --runs 3 --threads 2"
-    words += f" --via ssh://board:{server.port} --json {tmp_path / 'out.json'}"
+    words += f" --on ssh://board:{server.port} --json {tmp_path / 'out.json'}"
     with pytest.raises(SystemExit) as end:
         cli.run_verb(bench_main, words.split())
     assert end.value.code == 0
@@ -86,8 +82,7 @@ def test_the_command_line(here: Target, server: SshServer, tmp_path: Path) -> No
 
 
 def test_a_batch_and_odd_shapes(here: Target) -> None:
-    source = SourceNetwork.make(Architecture(0.35, 47, classes=12, batch=2), None, seed=0)
-    result = bench_via(here, source, "ssh:board", runs=1, warmup=0, threads=2)
+    result = bench_on("ssh:board", here, Plan(1, 0), threads=2, architecture=ODD)
     assert result.relative_error < 1e-4 and result.threads == 2
 
 
@@ -122,8 +117,8 @@ def test_a_runner_that_is_not_there(here: Target) -> None:
     ],
 )
 def test_a_way_that_fails(here: Target, host: str, match: str) -> None:
-    via = host if host.startswith("ssh://") else f"ssh:{host}"
-    refused(match, Kind.LINK, here.name, None, via)
+    way = host if host.startswith("ssh://") else f"ssh:{host}"
+    refused(match, Kind.LINK, here.name, None, way)
 
 
 def replace_ssh(script: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -137,7 +132,7 @@ def test_a_connection_that_hangs(
     here: Target, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     replace_ssh("exec sleep 60", tmp_path, monkeypatch)
-    monkeypatch.setattr("mnv2_tvm.devices.program.device._SHELL_S", 0.5)
+    monkeypatch.setattr("mnv2_tvm.devices.program.remote._SHELL_S", 0.5)
     refused("ssh:board did not answer within .* telling about itself", Kind.TIMEOUT, here.name)
 
 
@@ -169,7 +164,7 @@ def test_all_commands_share_a_connection_that_ends_with_them(
 ) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     before = connections(server)
-    with Device(parse_via("ssh:board"), here) as device:
+    with remote("ssh:board", here) as device:
         device.ask()
         assert connections(server) == before + 1
         assert processes_with(f"{tmp_path}/mnv2-")
@@ -183,13 +178,13 @@ def test_a_path_that_is_too_long_for_a_socket_costs_connections_alone(
     (long := tmp_path / (60 * "x") / (60 * "y")).mkdir(parents=True)
     monkeypatch.setattr("tempfile.tempdir", str(long))
     before = connections(server)
-    with Device(parse_via("ssh:board"), here) as device:
+    with remote("ssh:board", here) as device:
         device.ask()
     assert connections(server) > before + 1
 
 
 def test_a_connection_that_the_user_shares_is_taken(here: Target, server: SshServer) -> None:
-    with Device(parse_via("ssh:sharing"), here):
+    with remote("ssh:sharing", here):
         assert server.shared.exists()
     assert server.shared.exists(), "it is theirs to end"
     subprocess.run(["ssh", "-O", "exit", "sharing"], check=True, capture_output=True)
@@ -200,7 +195,7 @@ def test_a_lost_connection_is_made_anew(
 ) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     before = connections(server)
-    with Device(parse_via("ssh:board"), here) as device:
+    with remote("ssh:board", here) as device:
         for process in processes_with(f"{tmp_path}/mnv2-"):
             os.kill(process, signal.SIGKILL)
         device.reenter()
@@ -209,10 +204,10 @@ def test_a_lost_connection_is_made_anew(
 
 def test_a_deadline_ends_the_program_on_the_device(here: Target, tmp_path: Path) -> None:
     program = tmp_path / "mnv2_bench"
-    build_program(here, SourceNetwork.make(TINY, None, seed=0), program)
-    with Device(parse_via("ssh:board"), here) as device:
-        remote = device.upload(program)
+    build_program(here, tiny_source(), program)
+    with remote("ssh:board", here) as device:
+        path = device.upload(program)
         with pytest.raises(DeviceError, match="was not done within 1 s") as caught:
-            device.run(remote, ["--runs", "1000000"], 1)
-        assert processes_with(remote) == []
+            device.run(path, ["--runs", "1000000"], 1)
+        assert processes_with(path) == []
     assert caught.value.kind == Kind.TIMEOUT

@@ -2,27 +2,27 @@
 
 import io
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from conftest import TINY
 from fake_adb import write_fake_adb
+from program_devices import remote
 from rich.console import Console
+from small_search import short_tune
 from ssh_server import ssh_server
 
 from mnv2_tvm.deploy.link import compile_c
-from mnv2_tvm.devices.program.board import ProgramBoard
 from mnv2_tvm.devices.program.candidates import build_candidate_object, read_results
-from mnv2_tvm.devices.program.device import Device, parse_via
+from mnv2_tvm.devices.program.device import ProgramDevice
 from mnv2_tvm.errors import UserError
 from mnv2_tvm.failures import DeviceError, Failure, Kind
 from mnv2_tvm.kernels import Schedule
 from mnv2_tvm.kernels.spaces import search_space
 from mnv2_tvm.layer import Layer
 from mnv2_tvm.measure.candidate import Result, Timing
-from mnv2_tvm.measure.progress import Progress
 from mnv2_tvm.records.tuning_log import TuningLog
 from mnv2_tvm.target import Target
 from mnv2_tvm.tune import TuneReport, tune
@@ -30,18 +30,18 @@ from mnv2_tvm.tune import TuneReport, tune
 DEPTHWISE = Layer.parse("f32-dwconv-3x3s1-16x16x48")
 
 
-def tune_via(
-    via: str, target: Target, log_dir: Path, layer: str, runner: str | None = None
+def tune_on(
+    way: str, target: Target, log_dir: Path, layer: str, runner: str | None = None
 ) -> tuple[TuneReport, str]:
     """A short search; what it found and what it said."""
     said = io.StringIO()
-    report = tune(
+    report = short_tune(
         target,
         TINY,
         trials=2,
         layer=layer,
         log_dir=log_dir,
-        via=via,
+        on=[way],
         runner=runner,
         console=Console(file=said, width=1000),
     )
@@ -50,13 +50,15 @@ def tune_via(
 
 def test_tune_over_ssh(here: Target, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Here and on an emulated Raspberry Pi; nothing stays on the board."""
+    monkeypatch.setattr("mnv2_tvm.devices.program.board._ROUNDS", 2)
+    monkeypatch.setattr("mnv2_tvm.devices.program.board._RUNS", 3)
     (tmp_path / "ssh").mkdir()
     with ssh_server(tmp_path / "ssh") as server:
         monkeypatch.setenv("PATH", str(server.bin), prepend=":")
         for target, runner in (here, None), (Target.load("rasp4-32"), "qemu-arm -cpu max"):
             log_dir = tmp_path / target.name
             layer = "f32-dwconv-3x3s1-8x8x*"
-            report, said = tune_via("ssh:board", target, log_dir, layer, runner)
+            report, said = tune_on("ssh:board", target, log_dir, layer, runner)
             assert report.tally.measured > 0 and report.tally.failed == 0, said
             log = TuningLog.of(target, log_dir)
             assert {m.emulated for m in log.measurements()} == {runner is not None}
@@ -73,30 +75,30 @@ def test_emulated_times_want_a_log_of_their_own(
     write_fake_adb(tmp_path)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
     with pytest.raises(UserError, match=r"adb is emulated.*--log-dir"):
-        tune(Target.load("android"), TINY, via="adb", runner="qemu-aarch64")
+        tune(Target.load("android"), TINY, on=["adb"], runner="qemu-aarch64")
 
 
 @contextmanager
-def board(
-    target: Target, folder: Path, mode: str = ""
-) -> Iterator[tuple[ProgramBoard, io.StringIO]]:
-    """A board behind the simulated adb, and what it says."""
+def phone(
+    target: Target, folder: Path, say: Callable[[str], None], mode: str = ""
+) -> Iterator[ProgramDevice]:
+    """A device behind the simulated adb."""
     write_fake_adb(folder, mode)
-    said = io.StringIO()
-    with Device(parse_via("adb"), target) as device:
-        progress = Progress(Console(file=said, width=1000), 60)
-        yield ProgramBoard(device, progress), said
+    with ProgramDevice(remote("adb", target), say) as device:
+        yield device
     assert list((folder / "phone").iterdir()) == []
 
 
-def measure(board: ProgramBoard, schedules: list[Schedule], folder: Path) -> list[Result]:
+def measure(
+    device: ProgramDevice, schedules: list[Schedule], target: Target, folder: Path
+) -> list[Result]:
     """The results of building and measuring the schedules of DEPTHWISE, in their order."""
     jobs = []
     for number, schedule in enumerate(schedules):
         path = folder / str(number)
-        built = build_candidate_object(DEPTHWISE, schedule, board.device.target, path)
+        built = build_candidate_object(DEPTHWISE, schedule, target, path)
         jobs.append((DEPTHWISE, schedule, built))
-    found = list(board.measure(jobs))
+    found = list(device.candidates(jobs, 60))
     assert [job for job, _ in found] == jobs
     return [result for _, result in found]
 
@@ -116,9 +118,9 @@ def test_a_candidate_that_crashes_or_hangs_or_is_wrong_costs_only_itself(
 ) -> None:
     """The kernels of three of the five are replaced by C functions that do just that."""
     bodies = ["", "__builtin_trap();", "for (volatile int i = 0;; i++) {}", "(void)0;", ""]
-    monkeypatch.setattr("mnv2_tvm.devices.program.board.patience_s", lambda flops: 2.0)
+    monkeypatch.setattr("mnv2_tvm.devices.program.device.patience_s", lambda flops: 2.0)
     schedules = [points[0], *points[:3], points[1]]
-    with board(here, tmp_path) as (phone, _):
+    with phone(here, tmp_path, print) as device:
         jobs = []
         for number, (schedule, body) in enumerate(zip(schedules, bodies, strict=True)):
             path = tmp_path / str(number)
@@ -126,7 +128,7 @@ def test_a_candidate_that_crashes_or_hangs_or_is_wrong_costs_only_itself(
             if body:
                 replace_kernel(built, body, here)
             jobs.append((DEPTHWISE, schedule, built))
-        results = [result for _, result in phone.measure(jobs)]
+        results = [result for _, result in device.candidates(jobs, 60)]
     first, crashed, hung, wrong, last = results
     for right in (first, last):
         assert isinstance(right, Timing) and right.right and right.max_error < 1e-4
@@ -146,25 +148,22 @@ def replace_kernel(built: Path, body: str, target: Target) -> None:
 def test_a_device_that_is_lost_ends_the_search_after_a_second_try(
     here: Target, points: list[Schedule], tmp_path: Path
 ) -> None:
-    with board(here, tmp_path, "lost") as (phone, said):
+    said: list[str] = []
+    with phone(here, tmp_path, said.append, "lost") as device:
         with pytest.raises(DeviceError, match="link: adb is lost while running mnv2_candidates"):
-            measure(phone, points, tmp_path)
-        assert "what it had is tried again" in said.getvalue()
+            measure(device, points, here, tmp_path)
+        assert "what it had is tried again" in said[0]
 
 
 def test_a_device_that_comes_back_is_asked_again(
     here: Target, points: list[Schedule], tmp_path: Path
 ) -> None:
-    with board(here, tmp_path, "lost") as (phone, said):
-        line = phone._progress.line
+    def plug_in_again(text: str) -> None:
+        assert "adb is lost" in text
+        remove_mode(tmp_path)
 
-        def plug_in_again(text: str) -> None:
-            line(text)
-            remove_mode(tmp_path)
-
-        phone._progress.line = plug_in_again  # type: ignore[method-assign]
-        results = measure(phone, points, tmp_path)
-        assert "adb is lost" in said.getvalue()
+    with phone(here, tmp_path, plug_in_again, "lost") as device:
+        results = measure(device, points, here, tmp_path)
     assert all(isinstance(result, Timing) and result.right for result in results)
 
 

@@ -54,6 +54,14 @@ def hang(path: str) -> None:
         time.sleep(1)
 
 
+def compute(cpu: int, seconds: float) -> None:
+    """Need so many seconds of this CPU, whoever else has it."""
+    os.sched_setaffinity(0, {cpu})
+    end = time.thread_time() + seconds
+    while time.thread_time() < end:
+        pass
+
+
 def leave_a_file(folder: str) -> None:
     """A job that is killed while it has a temporary file."""
     with tempfile.NamedTemporaryFile() as file:

@@ -7,14 +7,11 @@
 #include <mnv2.h>
 
 #include "bench_data.h" /* layer_names and PROGRAM_*, generated */
-#include "peak.h"
 #include "program.h"
+#include "program_figures.h"
 
 EMBED(embedded_input, PROGRAM_INPUT_FILE);
 EMBED(embedded_output, PROGRAM_OUTPUT_FILE);
-
-enum { PEAK_SAMPLES = 5 };
-static const double PEAK_SAMPLE_S = 0.05;
 
 struct options {
     int runs, warmup, threads, deadline_s;
@@ -30,45 +27,6 @@ static void run(double *layer_seconds) {
         mnv2_profile(input, output, workspace, layer_seconds);
     else
         mnv2_run(input, output, workspace);
-}
-
-static void no_threads(int threads) {
-    fprintf(stderr, "mnv2_bench: %d threads cannot be had\n", threads);
-    exit(EXIT_RESOURCE);
-}
-
-static double sample_peak(long rounds, int threads) {
-    double elapsed = mnv2_fma_seconds(0.999f, 0.001f, rounds, threads); /* towards 1 */
-    if (elapsed < 0) no_threads(threads);
-    return elapsed;
-}
-
-/* The best of several samples, with all threads at work at once. */
-static double peak_gflop_per_s(int threads) {
-    long rounds = 1000;
-    double elapsed = 0;
-    while (elapsed < PEAK_SAMPLE_S / 4) elapsed = sample_peak(rounds *= 2, 1);
-    rounds = (long)((double)rounds * PEAK_SAMPLE_S / elapsed);
-    double best = INFINITY;
-    for (int i = 0; i < PEAK_SAMPLES; i++) best = fmin(best, sample_peak(rounds, threads));
-    return (double)threads * (double)rounds * PROGRAM_FLOP_PER_ROUND / best / 1e9;
-}
-
-/* A size of /proc/self/status, or -1 where Linux does not tell. */
-static double status_bytes(const char *key) {
-    char line[256];
-    long kib = -1;
-    FILE *file = fopen("/proc/self/status", "r");
-    while (file && kib < 0 && fgets(line, sizeof line, file))
-        if (!strncmp(line, key, strlen(key))) kib = atol(line + strlen(key));
-    if (file) fclose(file);
-    return kib < 0 ? -1 : 1024.0 * (double)kib;
-}
-
-static void print_values(const char *key, const double *values, int count, int stride) {
-    printf("\"%s\": [", key);
-    for (int i = 0; i < count; i++) printf("%s%.6g", i ? ", " : "", values[i * stride]);
-    printf("]");
 }
 
 static void print_runs(double *times_ms, int count, double peak) {
@@ -110,15 +68,6 @@ static int usage(void) {
             "Check the numbers of %s, then time it: JSON on stdout, a summary on stderr.\n",
             PROGRAM_NAME);
     return EXIT_OPTION;
-}
-
-/* Whether `text` is a whole number of `least` to `most`. */
-static int parse(const char *text, long least, long most, int *value) {
-    char *end;
-    long number = text ? strtol(text, &end, 10) : 0;
-    if (!text || end == text || *end || number < least || number > most) return 0;
-    *value = (int)number;
-    return 1;
 }
 
 static int parse_options(char **words, struct options *options) {
@@ -186,11 +135,11 @@ int main(int count, char **words) {
     double resident = status_bytes("VmHWM:");
 
     double peak = 0, *times_ms = NULL;
-    if (!options.only_layers) peak = peak_gflop_per_s(options.threads);
+    if (!options.only_layers) peak = peak_gflop_per_s(options.threads, PROGRAM_FLOP_PER_ROUND);
     for (int i = 0; i < options.warmup; i++) run(NULL);
     if (!options.only_layers) times_ms = time_runs(options.runs);
     double *samples_us = options.per_layer ? time_layers(options.runs) : NULL;
-    if (!options.only_layers) peak = fmax(peak, peak_gflop_per_s(options.threads));
+    if (!options.only_layers) peak = fmax(peak, peak_gflop_per_s(options.threads, PROGRAM_FLOP_PER_ROUND));
 
     fprintf(stderr, "%s, %d thread(s), relative error %.1e, peak resident %.1f MiB\n",
             PROGRAM_NAME, options.threads, error, resident / 0x1p20);

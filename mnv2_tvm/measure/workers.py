@@ -59,8 +59,9 @@ class WorkerPool:
         """Yield (number of the job, result or Failure) in the order of completion.
 
         `function` is a module's function and `jobs` are its arguments. Each job has `timeout_s`,
-        times the host's pace; after `within_s` it ends without the results of the others. Whoever
-        leaves early, or runs other jobs before these are done, gives up the rest of them.
+        times the host's pace, and as long as it waits for a CPU; after `within_s` it ends without
+        the results of the others. Whoever leaves early, or runs other jobs before these are done,
+        gives up the rest of them.
         """
         if self._running is not None:
             self._running.close()
@@ -129,13 +130,19 @@ class _Worker:
         self._scratch = Path()  # folder of the child's stderr and temporary files
         self._folders = ExitStack()  # that owns it
         self.number = 0
-        self.deadline = 0.0
         self._timeout_s = 0.0
+        self._end = 0.0
+        self._waited_s = 0.0  # for a CPU, before this job
 
     @property
     def connection(self) -> "Connection[Any, Any]":
         assert self._connection is not None
         return self._connection
+
+    @property
+    def deadline(self) -> float:
+        """When the job is late, unless other programs take the CPUs until then."""
+        return self._end + max(0.0, _waited_s(self._process.pid) - self._waited_s)
 
     def start(
         self,
@@ -145,12 +152,13 @@ class _Worker:
         timeout_s: float,
     ) -> None:
         self.number, self._timeout_s = number, timeout_s * pace()
-        self.deadline = time.monotonic() + self._timeout_s
+        self._end = time.monotonic() + self._timeout_s
         if self._process is not None and not self._process.is_alive():
             self.kill()  # it died after its last answer
         if self._process is None:
             self._spawn()
-            self.deadline += _START_S * pace()
+            self._end += _START_S * pace()
+        self._waited_s = _waited_s(self._process.pid)
         with suppress(BrokenPipeError):  # it died just now: `result` finds out
             self.connection.send((function, arguments))
 
@@ -232,6 +240,14 @@ def _main_left_out() -> Iterator[None]:
         yield
     finally:
         sys.modules["__main__"] = main
+
+
+def _waited_s(pid: int) -> float:
+    """How long a process was ready to run since its start, while others had the CPUs."""
+    try:
+        return int(Path(f"/proc/{pid}/schedstat").read_text(encoding="ascii").split()[1]) * 1e-9
+    except (OSError, ValueError, IndexError):  # a kernel need not count it
+        return 0.0
 
 
 def _stderr(scratch: Path) -> Path:

@@ -1,19 +1,18 @@
-"""Build and measure batches of candidates: on this host, or on boards."""
+"""Build batches of candidates here, and measure them on a device."""
 
 import itertools
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
 from math import inf
 from pathlib import Path
-from typing import Protocol
 
-from mnv2_tvm.devices.rpc.farm import Job
 from mnv2_tvm.failures import Failure, Kind
 from mnv2_tvm.kernels import Schedule
 from mnv2_tvm.layer import Layer
-from mnv2_tvm.measure.candidate import Result, Timing, build_candidate, judged, measure_candidate
+from mnv2_tvm.measure.candidate import Result, Timing, judged
+from mnv2_tvm.measure.device import Device, Job
 from mnv2_tvm.measure.workers import WorkerPool
 from mnv2_tvm.records.entries import Measurement
 from mnv2_tvm.records.machine import Machine
@@ -22,7 +21,6 @@ from mnv2_tvm.target import Target
 
 BUILDERS = 2
 _BUILD_TIMEOUT_S = 20.0
-_MEASURE_TIMEOUT_S = 20.0
 
 
 @dataclass
@@ -33,22 +31,6 @@ class Tally:
     failed: int = 0
     seconds: float = 0.0
     first_failure: str | None = None
-    dropped_boards: set[str] = field(default_factory=set)
-
-
-class Board(Protocol):
-    """What measures candidates elsewhere: a farm, or one device that runs programs."""
-
-    @property
-    def build(self) -> Callable[[Layer, Schedule, Target, Path], Path]:
-        """A worker's job: writes what `measure` needs of a candidate."""
-
-    @property
-    def dropped(self) -> frozenset[str]:
-        """Boards that are not to be asked again."""
-
-    def measure(self, jobs: list[Job]) -> Iterator[tuple[Job, Result]]:
-        """Candidates of one layer. Raises UserError where no board is left."""
 
 
 @dataclass(frozen=True)
@@ -60,9 +42,8 @@ class CandidateBench:
     machine: Machine
     scratch: Path
     builders: WorkerPool
-    runners: WorkerPool
+    device: Device
     tally: Tally
-    board: Board | None = None  # None: this host
     left_s: Callable[[], float] = lambda: inf  # for candidates
     numbers: Iterator[int] = field(default_factory=itertools.count)
 
@@ -78,32 +59,22 @@ class CandidateBench:
             for schedule in batch
         ]
         built: list[Job] = []
-        build = self.board.build if self.board else build_candidate
-        with closing(self.builders.run(build, jobs, _BUILD_TIMEOUT_S, self.left_s())) as results:
+        with closing(
+            self.builders.run(self.device.builder, jobs, _BUILD_TIMEOUT_S, self.left_s())
+        ) as results:
             for number, result in results:
                 if isinstance(result, Failure):
                     yield self._note(layer, batch[number], result)
                 else:
                     built.append((layer, batch[number], result))
         if self.left_s() > 0:
-            with closing(self._results(built)) as measured:
+            with closing(self.device.candidates(built, self.left_s())) as measured:
                 for (_, schedule, library), result in measured:
                     yield self._note(layer, schedule, result)
                     library.unlink()
                     if self.left_s() <= 0:
                         break
         self.tally.seconds += time.monotonic() - start
-
-    def _results(self, jobs: list[Job]) -> Generator[tuple[Job, Result], None, None]:
-        if self.board is None:
-            left_s = self.left_s()
-            timed = self.runners.run(measure_candidate, jobs, _MEASURE_TIMEOUT_S, left_s)
-            with closing(timed) as results:
-                for number, result in results:
-                    yield jobs[number], result
-        elif jobs:
-            yield from self.board.measure(jobs)
-            self.tally.dropped_boards.update(self.board.dropped)
 
     def _note(self, layer: Layer, schedule: Schedule, result: Result) -> Measurement:
         result = judged(result, layer, self.target)

@@ -7,35 +7,35 @@ kernel or its layers. Blocks whose layers one by one would make the workspace la
 unless that makes the whole network slower.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 
 from mnv2_tvm.deploy.manifest import Manifest
-from mnv2_tvm.devices.rpc.session import Address
 from mnv2_tvm.errors import UserError
 from mnv2_tvm.failures import Failure
 from mnv2_tvm.files import scratch_folder
 from mnv2_tvm.layer import Layer
+from mnv2_tvm.measure.device import Device
 from mnv2_tvm.measure.progress import Progress
 from mnv2_tvm.measure.workers import WorkerPool
 from mnv2_tvm.model import Architecture
 from mnv2_tvm.records.decisions import Decisions
 from mnv2_tvm.records.machine import is_possible
 from mnv2_tvm.search.layers import LayerSearch
-from mnv2_tvm.search.libraries import Libraries
 from mnv2_tvm.search.variants import (
     Choice,
     Kept,
     Network,
     Samples,
+    build_variant,
     choose,
     likely_first,
     memory_savers,
+    samples_of,
     variants,
 )
 from mnv2_tvm.target import Target
@@ -47,23 +47,6 @@ _BUILD, _PROFILE = 0.5, 0.5
 _TIMEOUT_S = 120.0  # of one build
 _GRACE_S = 5.0  # over the budget, for a build that has begun
 _TIE = 1.02  # so much slower the network may be for the memory that it saves
-
-
-class Board(Protocol):
-    """What measures whole networks that `build_variant`, a worker's job, wrote into folders."""
-
-    @property
-    def build_variant(self) -> Callable[[Choice, Network, Path], Path]:
-        """Builds the network of its arguments into the folder, and returns that."""
-
-    def profile(self, folders: list[Path], seconds: float) -> list[Samples]:
-        """The times of each layer of each network, run in turn, after their numbers are checked.
-
-        At least one run of each; no more than fit into so many seconds.
-        """
-
-    def time(self, folders: list[Path], seconds: float) -> list[float]:
-        """Median milliseconds of a whole run of each, in turn, as `profile`."""
 
 
 @dataclass(frozen=True)
@@ -85,26 +68,25 @@ def measure_in_network(
     threads: int,
     seed: int,
     progress: Progress,
-    address: Address | None = None,
-    board: Board | None = None,
+    device: Device,
 ) -> InNetwork:
     """Choose for each searched layer among its near-best; other layers follow `base`.
 
-    On this host, on one board of `address`, or on `board`, in the time that `progress` has left:
-    where that is short, the less likely variants are left out. Raises UserError where no variant
-    could be built and run in it.
+    On `device`, in the time that `progress` has left: where that is short, the less likely variants
+    are left out. Raises UserError where no variant could be built and run in it.
     """
     wanted = variants(searches, blocks, base)
     network = (target, architecture, seed, threads)
     with scratch_folder() as scratch, WorkerPool(2) as workers:
-        board = board or Libraries(workers, seed, address, progress)
-        builds = _Builds(board.build_variant, network, workers, progress)
+        builds = _Builds(network, workers, progress)
         until_s = (1 - _BUILD) * progress.left_s
         order = likely_first(wanted, blocks)
         folders = builds.build(wanted, order, scratch / "variants", until_s)
         progress.now("measuring the variants inside the network")
-        profiles = board.profile(list(folders.values()), _PROFILE * progress.left_s)
-        profiled = [(wanted[n], samples) for n, samples in zip(folders, profiles, strict=True)]
+        libraries = list(folders.values())
+        profiles = device.profiles(libraries, seed, _PROFILE * progress.left_s)
+        samples = map(samples_of, map(Manifest.read, libraries), profiles)
+        profiled = [(wanted[n], found) for n, found in zip(folders, samples, strict=True)]
         profiled = _possible(profiled, target, threads, progress)
         options = [
             choose(searches, profiled, fused=memory_savers(blocks)),
@@ -115,7 +97,8 @@ def measure_in_network(
         final = [{}, *({**base.tuned, **_schedules(option)} for option in options)]
         folders = builds.build(final, range(len(final)), scratch / "final", None)
         progress.now("measuring the network of the choice")
-        default_ms, *times_ms = board.time(list(folders.values()), progress.left_s)
+        runs = device.profiles(list(folders.values()), seed, progress.left_s)
+        default_ms, *times_ms = (1e3 * float(np.median(one.sum(axis=1))) for one in runs)
         flops = [Manifest.read(folder).flops for folder in folders.values()]
     for flop, ms in zip(flops, (default_ms, *times_ms), strict=True):
         if not is_possible(flop, 1e3 * ms, target, threads):
@@ -167,7 +150,6 @@ def least_memory(times_ms: list[float]) -> int:
 class _Builds:
     """Builds variants of one network in workers."""
 
-    job: Callable[[Choice, Network, Path], Path]
     network: Network
     workers: WorkerPool
     progress: Progress
@@ -183,7 +165,7 @@ class _Builds:
         numbers, built, failure = list(order), dict[int, Path](), None
         jobs = [(wanted[number], self.network, folder / str(number)) for number in numbers]
         left_s = self.progress.left_s + _GRACE_S
-        with closing(self.workers.run(self.job, jobs, _TIMEOUT_S, left_s)) as results:
+        with closing(self.workers.run(build_variant, jobs, _TIMEOUT_S, left_s)) as results:
             for place, result in results:
                 self.progress.now(f"built variant {len(built) + 1} of {len(jobs)} of the network")
                 if isinstance(result, Failure):

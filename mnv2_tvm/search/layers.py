@@ -4,20 +4,19 @@ import itertools
 import random
 from dataclasses import dataclass, field
 
-from mnv2_tvm.devices.rpc.farm import Farm
-from mnv2_tvm.devices.rpc.session import Address
 from mnv2_tvm.errors import UserError
 from mnv2_tvm.failures import Kind
-from mnv2_tvm.files import check_loadable, scratch_folder
+from mnv2_tvm.files import scratch_folder
 from mnv2_tvm.kernels import Schedule, default_schedule
 from mnv2_tvm.kernels.spaces import search_space
 from mnv2_tvm.layer import Layer
+from mnv2_tvm.measure.device import Device
 from mnv2_tvm.measure.progress import Progress
 from mnv2_tvm.measure.workers import WorkerPool
 from mnv2_tvm.records.entries import RETRIED, Measurement
 from mnv2_tvm.records.machine import Machine, is_possible
 from mnv2_tvm.records.tuning_log import TuningLog
-from mnv2_tvm.search.candidate_bench import BUILDERS, Board, CandidateBench, Tally
+from mnv2_tvm.search.candidate_bench import BUILDERS, CandidateBench, Tally
 from mnv2_tvm.search.cost_model import CostModel
 from mnv2_tvm.target import Target
 
@@ -117,13 +116,12 @@ def search_layers(
     seed: int,
     reserve_s: float,
     progress: Progress,
-    address: Address | None = None,
-    board: Board | None = None,
+    device: Device,
 ) -> Tally:
     """Measure batches, layer after layer, until all are done or the time is up but `reserve_s`.
 
-    On this host, on all boards of `address`, or on `board`; what does is `machine`.
-    Raises UserError with the first failure if there is no time for any layer.
+    On `device`, which is `machine`. Raises UserError with the first failure if there is no time for
+    any layer.
     """
     model, draw, tally = CostModel(target, seed), random.Random(seed), Tally()
 
@@ -131,17 +129,8 @@ def search_layers(
         """All of it until there is a measurement, without which the reserve is of no use."""
         return max(0.0, progress.left_s - (reserve_s if tally.measured else 0))
 
-    with (
-        scratch_folder() as scratch,
-        WorkerPool(BUILDERS) as builders,
-        WorkerPool(address.boards() if address else 1) as runners,
-    ):
-        if address:
-            board = Farm(address, target, machine, runners, progress)
-        elif board is None:
-            check_loadable(scratch / "library")
-        pools = (builders, runners)
-        bench = CandidateBench(target, log, machine, scratch, *pools, tally, board, left_s)
+    with scratch_folder() as scratch, WorkerPool(BUILDERS) as builders:
+        bench = CandidateBench(target, log, machine, scratch, builders, device, tally, left_s)
         while active := [s for s in searches if not s.done(trials)]:
             known = [[*search.times.values(), *search.elsewhere] for search in searches]
             model.fit(itertools.chain(*known))

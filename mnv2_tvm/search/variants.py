@@ -1,15 +1,20 @@
 """Which whole networks the last pass of the search builds, and what their profiles decide."""
 
+from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 from math import prod
+from pathlib import Path
 
 import numpy as np
 
+from mnv2_tvm.deploy.build import build
+from mnv2_tvm.deploy.manifest import Manifest
 from mnv2_tvm.kernels import Schedule
 from mnv2_tvm.layer import Layer
 from mnv2_tvm.model import Architecture
+from mnv2_tvm.model.source import SourceNetwork
 from mnv2_tvm.records.decisions import Decisions
 from mnv2_tvm.search.layers import LayerSearch
 from mnv2_tvm.target import Target
@@ -21,6 +26,24 @@ _NEAR = 1.15  # of the best time alone
 Choice = dict[Layer, Schedule | None]  # None: a block is done layer by layer
 Network = tuple[Target, Architecture, int, int]  # and seed, threads
 Samples = dict[Layer, list[float]]  # microseconds, one for each run; repeats of a layer averaged
+
+
+def build_variant(schedules: Choice, network: Network, folder: Path) -> Path:
+    """A worker's job: build the network with these schedules; other layers have defaults."""
+    target, architecture, seed, threads = network
+    source = SourceNetwork.make(architecture, None, seed)
+    build(target, source, folder, threads=threads, decisions=Decisions(target, schedules))
+    return folder
+
+
+def samples_of(manifest: Manifest, seconds: np.ndarray) -> Samples:
+    """The times of each distinct layer from those [run, layer] of the whole network."""
+    columns: dict[Layer, list[int]] = defaultdict(list)
+    for number, row in enumerate(manifest.layers):
+        columns[Layer.parse(row["name"])].append(number)
+    return {
+        layer: (1e6 * seconds[:, which].mean(axis=1)).tolist() for layer, which in columns.items()
+    }
 
 
 @dataclass(frozen=True)

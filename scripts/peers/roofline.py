@@ -9,6 +9,7 @@ from typing import Any
 from mnv2_tvm.bench import bench
 from mnv2_tvm.build import build
 from mnv2_tvm.layer import Layer
+from mnv2_tvm.measure.bench import Plan
 from mnv2_tvm.model import Architecture
 from mnv2_tvm.model.source import SourceNetwork
 from mnv2_tvm.records.decisions import Decisions
@@ -26,7 +27,7 @@ def measure_layers(
     with tempfile.TemporaryDirectory(prefix="mnv2-layers-") as name:
         decisions = Decisions.load(target, threads)
         build(target, source, Path(name), threads=threads, decisions=decisions)
-        return asdict(bench(Path(name), source, threads=threads, seed=seed, per_layer=True))
+        return asdict(bench(Path(name), source, Plan(seed=seed, per_layer=True), threads=threads))
 
 
 def operand_bytes(layer: Layer) -> int:

@@ -15,9 +15,7 @@ def board_info(emulated: bool) -> dict[str, Any]:
     """
     text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
     fields = cpuinfo_fields(text)
-    clock = _number("/sys/devices/system/cpu/cpu0/cpufreq/scaling_cur_freq", 1e-3)
-    temperature = _number("/sys/class/thermal/thermal_zone0/temp", 1e-3)
-    cpu = fields.get("model name") or fields.get("Model") or _line("/proc/device-tree/model")
+    cpu = cpu_name(fields) or _line("/proc/device-tree/model")
     features = (fields.get("flags") or fields.get("Features") or "").split()
     return {
         "apache-tvm": version("apache-tvm"),
@@ -28,10 +26,25 @@ def board_info(emulated: bool) -> dict[str, Any]:
         "cpu": "qemu-user" if emulated else cpu or platform.machine(),
         "features": [] if emulated else features,
         "cores": len(os.sched_getaffinity(0)),
-        "clock_mhz": None if emulated else clock,
-        "temperature_c": None if emulated else temperature,
+        **({"clock_mhz": None, "temperature_c": None} if emulated else warmth()),
         "emulated": emulated,
     }
+
+
+def warmth() -> "dict[str, float | None]":
+    """Clock and temperature of this machine now; None for what it does not tell."""
+    return {
+        "clock_mhz": _number("/sys/devices/system/cpu/cpu0/cpufreq/scaling_cur_freq", 1e-3),
+        "temperature_c": _number("/sys/class/thermal/thermal_zone0/temp", 1e-3),
+    }
+
+
+def cpu_name(fields: "dict[str, str]") -> str:
+    """The CPU in `cpuinfo_fields`; empty where they name none."""
+    name = fields.get("model name") or fields.get("Model") or ""
+    if name and "cpu family" in fields:  # cloud machines hide the model's number in the name alone
+        name += f" (family {fields['cpu family']} model {fields.get('model', '?')})"
+    return name
 
 
 def cpuinfo_fields(text: str) -> "dict[str, str]":

@@ -87,7 +87,7 @@ class Adb:
                 "options, then see adb devices",
             )
         if self._serial is None and len(states) > 1:
-            raise DeviceError(Kind.LINK, f"adb sees {there}; name one with --via adb:SERIAL")
+            raise DeviceError(Kind.LINK, f"adb sees {there}; name one with --on adb:SERIAL")
         serial = self._serial or next(iter(states))
         if serial not in states:
             remedy = f"; adb connect {serial}" if ":" in serial else "; see adb devices"

@@ -1,189 +1,134 @@
-"""One device for the time of a measurement: a private folder there, and programs in it."""
+"""A device that runs static programs, reached over ssh or adb: nothing is installed on it."""
 
-import shlex
-import signal
-from collections.abc import Sequence
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
-from mnv2_tvm.commands import MOST_BYTES, Outcome
-from mnv2_tvm.deploy.link import require_programs
-from mnv2_tvm.devices.program.adb import Adb
-from mnv2_tvm.devices.program.folder import keep_script, make_script, read_made
-from mnv2_tvm.devices.program.ssh import Ssh
-from mnv2_tvm.devices.program.told import SCRIPT, read_told
-from mnv2_tvm.devices.program.transport import Transport
-from mnv2_tvm.errors import UserError
-from mnv2_tvm.failures import DeviceError, Kind
+import numpy as np
+
+from mnv2_tvm.deploy.load_program import PROGRAM, write_load_program
+from mnv2_tvm.devices.program.candidates import (
+    build_candidate_object,
+    read_results,
+    write_candidates_program,
+)
+from mnv2_tvm.devices.program.network import ProgramNetwork
+from mnv2_tvm.devices.program.remote import Remote
+from mnv2_tvm.failures import DeviceError, Failure, Kind
+from mnv2_tvm.files import scratch_folder
+from mnv2_tvm.layer import Layer
+from mnv2_tvm.measure.candidate import MAX_RUNS, Timing
+from mnv2_tvm.measure.device import Builder, Candidates, Job
 from mnv2_tvm.measure.patience import patience_s
-from mnv2_tvm.target import Target
-from mnv2_tvm.untrusted import printable
+from mnv2_tvm.measure.turns import profile_in_turn
+from mnv2_tvm.records.machine import Machine, board_cpu, least_us
 
-_SHELL_S = 30.0  # for a small command: a connection of ssh takes at most 10 s of it
-_GRACE_S = 15.0  # a program ends itself at its deadline; this host waits so much longer
-_NOT_EXECUTABLE, _NOT_FOUND = 126, 127  # exit codes of the shell
-_FROM_SIGNAL = 128
+_ROUNDS, _RUNS = 6, 24  # each round starts a process for every library
+_AGAIN = (Kind.LINK, Kind.TIMEOUT, Kind.UPLOAD)  # worth a second try: the device may be back
 
-
-def parse_via(text: str) -> Transport:
-    """The way that `--via` names. Raises UserError for one that does not exist."""
-    if text.startswith("ssh://"):
-        return Ssh(text)
-    kind, colon, rest = text.partition(":")
-    if kind == "ssh" and colon:
-        return Ssh(rest)
-    if kind == "adb" and bool(colon) == bool(rest):
-        return Adb(rest or None)
-    raise UserError(f"--via takes ssh:HOST, adb or adb:SERIAL, not '{printable(text)}'")
+T = TypeVar("T")
 
 
-def check_options(via: str | None, runner: str | None, tracker: object) -> None:
-    """Raises UserError for options that do not go together, and for a `via` that does not exist."""
-    if via and tracker:
-        raise UserError("--via and --tracker are two ways to a device; leave one out")
-    if runner and not via:
-        raise UserError("--runner goes with --via: it stands before the program on the device")
-    if via:
-        parse_via(via)
+class ProgramDevice:
+    """Measures on `remote`; a lost device is tried again once, then that is the end."""
 
+    def __init__(self, remote: Remote, say: Callable[[str], None]) -> None:
+        self.name = remote.name
+        self._remote, self._say = remote, say
+        self._load = ""  # where `mnv2_load` is, on a device that has it
 
-class Device:
-    """A device that runs programs of `target`; `with` makes a folder there and removes it.
-
-    `runner` comes before every program, split as a shell would: `taskset f0`, or `qemu-aarch64`
-    for a machine of another kind, whose times are then marked. Entering raises DeviceError where
-    there is no way to the device, or it cannot run the target's programs.
-    """
-
-    def __init__(self, via: Transport, target: Target, runner: str | None = None) -> None:
-        require_programs(target)
-        self.name, self.target, self.info = via.name, target, dict[str, Any]()
-        self._via, self._folder = via, ""
-        self._leaving = ExitStack()
-        try:
-            self._runner = shlex.split(runner or "")
-        except ValueError as error:
-            raise UserError(f"--runner '{runner}': {error}") from error
-
-    def __enter__(self) -> "Device":
-        with ExitStack() as stack:
-            stack.enter_context(self._via.connected())
-            self.info = self.ask()
-            self._check()
-            self._make_folder()
-            stack.callback(self._remove_folder)
-            self._leaving = stack.pop_all()
+    def __enter__(self) -> "ProgramDevice":
+        """Raises DeviceError where there is no way to it, or it cannot run programs."""
+        self._remote.__enter__()
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._leaving.close()
+        self._remote.__exit__(*error)
 
-    def reenter(self) -> None:
-        """Make a new folder on a device that was lost, and may have started anew since."""
-        self._remove_folder()
-        self._make_folder()
+    @property
+    def builder(self) -> Builder:
+        """Objects, which `candidates` links into one program."""
+        return build_candidate_object
 
-    def _make_folder(self) -> None:
-        done = self._shell(make_script(self._via.folder), "making a folder")
-        folder, left = read_made(done.stdout)
-        if done.code or not folder:
-            raise self._error(Kind.UPLOAD, f"cannot make a folder: {done.words}")
-        self._folder = folder
-        if left:
-            self._remove(left, "removing what killed processes left")
+    def machine(self) -> Machine:
+        """What the device tells, with what compiles here."""
+        return Machine.of_board(self._remote.info)
 
-    def _remove_folder(self) -> None:
-        self._remove([self._folder], "removing the folder")
+    def cores(self) -> int | None:
+        """As the device tells."""
+        cores: int | None = self._remote.info["cores"]
+        return cores
 
-    def _remove(self, folders: Sequence[str], doing: str) -> None:
-        with suppress(DeviceError):  # what went wrong before says more, and the next run removes it
-            self._shell(f"rm -rf {shlex.join(folders)}", doing)
+    @contextmanager
+    def open(self, folder: Path, threads: int | None = None) -> Iterator[ProgramNetwork]:
+        """The library beside the program that runs it."""
+        network = ProgramNetwork(self._remote, self._loader(), folder, threads)
+        yield network
+        network.remove()
 
-    def ask(self) -> dict[str, Any]:
-        """What it tells of itself now: machine, CPU, features, clock, temperature, `emulated`."""
-        done = self._shell(SCRIPT, "telling about itself")
-        told = read_told(done.stdout, self.target.host)
-        if not told["machine"]:
-            raise self._error(Kind.REFUSED, f"does not tell what machine it is: {done.words}")
-        emulator = bool(self._runner) and Path(self._runner[0]).name.startswith("qemu")
-        told["emulated"] = emulator or told["machine"] != self.target.host.machine
-        told["via"] = self.name
-        if told["emulated"]:  # all else is of the machine that emulates
-            told |= {"cpu": shlex.join(self._runner), "features": []}
-            told |= {"clock_mhz": None, "temperature_c": None}
-        return told
+    def candidates(self, jobs: list[Job], left_s: float) -> Candidates:
+        """All by one program. Raises DeviceError for a lost device."""
+        if not jobs:
+            return
+        layer = jobs[0][0]
+        candidates = [(schedule, built) for _, schedule, built in jobs]
+        with scratch_folder() as scratch:
+            program = scratch / "mnv2_candidates"
+            write_candidates_program(layer, candidates, self._remote.target, program)
+            results = self._with_second_try(lambda: self._run(program, layer, len(jobs)))
+        for number, job in enumerate(jobs):
+            yield job, self._result(results.get(number))
 
-    def _check(self) -> None:
-        needs, told = self.target.host, self.info
-        if told["machine"] != needs.machine and not self._runner:
-            raise self._error(
-                Kind.REFUSED,
-                f"is {told['machine']}; {self.target.name} is for {needs.machine}. Give the "
-                "--target that it is, or an emulator that it has with --runner",
-            )
-        lacking = [feature for feature in needs.features if feature not in told["features"]]
-        if told["features"] and lacking:
-            raise self._error(
-                Kind.REFUSED, f"lacks {', '.join(lacking)}, which {self.target.name} needs"
-            )
-
-    def upload(self, program: Path) -> str:
-        """Copy a program there; its path. Raises DeviceError."""
-        remote = f"{self._folder}/{program.name}"
-        size = program.stat().st_size
-        done = self._via.push(program, shlex.quote(remote), patience_s(moved_bytes=size))
-        if not done.code:
-            words = f"{keep_script(self._folder)}; "
-            words += f"chmod 700 {shlex.quote(remote)} && wc -c <{shlex.quote(remote)}"
-            done = self._shell(words, f"taking {program.name}")
+    def _run(self, program: Path, layer: Layer, count: int) -> dict[int, dict[str, float]]:
+        each_s = round(patience_s(flops=MAX_RUNS * layer.flops))
+        remote = self._remote.upload(program)
+        done = self._remote.run(remote, ["--each", str(each_s)], count * each_s)
         if done.code:
-            raise self._error(Kind.UPLOAD, f"did not take {program.name}: {done.words}")
-        if done.stdout.split()[-1:] != [str(size)]:
-            words = f"has {done.words} of the {size} bytes of {program.name}"
-            raise self._error(Kind.UPLOAD, words)
-        return remote
+            raise DeviceError(Kind.ERROR, f"{self.name} says: {done.words}")
+        return read_results(done.stdout, count, least_us(layer.flops, self._remote.target))
 
-    def remove(self, remote: str) -> None:
-        """Remove a program that `upload` brought there."""
-        self._shell(f"rm -f {shlex.quote(remote)}", "removing a program")
+    def _result(self, values: dict[str, float] | None) -> Timing | Failure:
+        if values is None:
+            return Failure(Kind.ERROR, f"{self.name} printed no result")
+        if "signal" in values:
+            error = self._remote.ended_by(int(values["signal"]))
+            return Failure(error.kind, error.message)
+        return Timing(
+            median_us=values.get("median_us"),
+            max_error=values["relative_error"],
+            board=self.name,
+            cpu=board_cpu(self._remote.info),
+            emulated=bool(self._remote.info["emulated"]),
+        )
 
-    def run(
-        self, remote: str, arguments: Sequence[str], seconds: float, most_bytes: int = MOST_BYTES
-    ) -> Outcome:
-        """Run a program with `--deadline SECONDS`, at which it ends itself.
+    def profiles(self, folders: list[Path], seed: int, seconds: float) -> list[np.ndarray]:
+        """A process of its own for each library in each round."""
+        return self._with_second_try(lambda: self._turns(folders, seed, seconds))
 
-        Raises DeviceError of kind upload where it cannot be started, crash where a signal ended
-        it, timeout where that was its deadline.
-        """
-        late = max(1, round(seconds))
-        command = [*self._runner, remote, "--deadline", str(late), *arguments]
-        doing = f"running {Path(remote).name}"
-        done = self._via.shell(shlex.join(command), late + _GRACE_S, doing, most_bytes)
-        if done.code in (_NOT_EXECUTABLE, _NOT_FOUND):
-            remedy = f"start {shlex.join(self._runner)}" if self._runner else "run programs"
-            words = f"cannot {remedy} in {self._folder}: {done.words}"
-            if not self._runner and "ermission" in done.words:
-                words += "; a folder may forbid it (mount option noexec): set TMPDIR there"
-            raise self._error(Kind.UPLOAD, words)
-        if done.code > _FROM_SIGNAL:
-            raise self.ended_by(done.code - _FROM_SIGNAL, f" ({done.words})", f"{late} s")
-        return done
+    def _turns(self, folders: list[Path], seed: int, seconds: float) -> list[np.ndarray]:
+        load = self._loader()
+        networks = [ProgramNetwork(self._remote, load, folder) for folder in folders]
+        runs = profile_in_turn(folders, networks, seed, seconds, rounds=_ROUNDS, runs=_RUNS)
+        for network in networks:
+            network.remove()
+        return runs
 
-    def ended_by(self, number: int, words: str = "", late: str = "its time") -> DeviceError:
-        """The error of a program that a signal ended, or of a process of it."""
-        if number == signal.SIGALRM:
-            return self._error(Kind.TIMEOUT, f"was not done within {late}")
-        name = signal.Signals(number).name if number in set(signal.Signals) else f"signal {number}"
-        why = {
-            "SIGILL": f": its CPU lacks an instruction of {self.target.name}, which needs "
-            f"{', '.join(self.target.host.features)}; give the --target that it is",
-            "SIGKILL": ": it may be short of memory",
-        }
-        return self._error(Kind.CRASH, f"ended the program with {name}{why.get(name, words)}")
+    def _loader(self) -> str:
+        """Where the program is that runs libraries; it goes there once."""
+        if not self._load:
+            with scratch_folder() as scratch:
+                write_load_program(self._remote.target, scratch / PROGRAM)
+                self._load = self._remote.upload(scratch / PROGRAM)
+        return self._load
 
-    def _shell(self, script: str, doing: str) -> Outcome:
-        return self._via.shell(script, _SHELL_S, doing)
-
-    def _error(self, kind: Kind, what: str) -> DeviceError:
-        return DeviceError(kind, f"{self.name} {what}", self.name)
+    def _with_second_try(self, measure: Callable[[], T]) -> T:
+        try:
+            return measure()
+        except DeviceError as error:
+            if error.kind not in _AGAIN:
+                raise
+            self._say(f"{error}; what it had is tried again")
+        self._remote.reenter()
+        self._load = ""
+        return measure()

@@ -60,7 +60,7 @@ class Ssh:
         port = int((match and match["port"]) or 22)
         if not match or not _is_host(host, by_name=bool(match["bare"])) or not 0 < port < 65536:
             raise UserError(
-                f"'{printable(text)}' is no host for ssh; give --via ssh:HOST, ssh:USER@HOST:PORT "
+                f"'{printable(text)}' is no host for ssh; give --on ssh:HOST, ssh:USER@HOST:PORT "
                 "or ssh:USER@[IPV6]:PORT"
             )
         self.host = f"{match['user']}@{host}" if match["user"] else str(host)

@@ -3,7 +3,7 @@
 import re
 from typing import Any
 
-from mnv2_tvm.devices.board.info import cpuinfo_fields
+from mnv2_tvm.devices.board.info import cpu_name, cpuinfo_fields
 from mnv2_tvm.host import as_process, cpuinfo_features
 from mnv2_tvm.target import HostNeeds
 from mnv2_tvm.untrusted import printable
@@ -43,8 +43,8 @@ def read_told(text: str, needs: HostNeeds) -> dict[str, Any]:
         machine = {"armv8l": "armv7l"}.get(machine, machine)
         as_32 = as_process(machine, features, _WORD_32)
         machine, features = as_32 if features else (as_32[0], features)
-    names = (fields.get(key) for key in ("model name", "Model", "Hardware"))
-    cpu = next((name for name in (told.get("product"), *names, told.get("model")) if name), machine)
+    names = (told.get("product"), cpu_name(fields), fields.get("Hardware"), told.get("model"))
+    cpu = next(filter(None, names), machine)
     cores = _number(told.get("cores", ""), 1, _CORES)
     return {
         "machine": machine,

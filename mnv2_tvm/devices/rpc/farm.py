@@ -2,7 +2,7 @@
 
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from math import prod
 from pathlib import Path
@@ -16,12 +16,11 @@ from mnv2_tvm.measure.candidate import (
     MAX_RUNS,
     Result,
     Timing,
-    build_candidate,
     check_and_time,
     judged,
 )
+from mnv2_tvm.measure.device import Candidates, Job
 from mnv2_tvm.measure.patience import patience_s
-from mnv2_tvm.measure.progress import Progress
 from mnv2_tvm.measure.workers import WorkerPool
 from mnv2_tvm.records.machine import Machine, board_cpu
 from mnv2_tvm.target import Target
@@ -31,8 +30,6 @@ _TRIES = 3  # to have a board at all
 _AWAY_S, _LOOK_S = 60.0, 1.0  # how long a tracker may be away, as when its machine starts again
 # Whatever the candidate was, these are not its fault.
 _BLAMELESS = (Kind.ERROR, Kind.LINK, Kind.UPLOAD, Kind.REFUSED)
-
-Job = tuple[Layer, Schedule, Path]
 
 
 def measure_on_board(layer: Layer, schedule: Schedule, library: Path, address: Address) -> Timing:
@@ -49,7 +46,9 @@ def measure_on_board(layer: Layer, schedule: Schedule, library: Path, address: A
         )
 
 
-def boards_there(address: Address, pool: WorkerPool, progress: Progress) -> tuple[list[str], int]:
+def boards_there(
+    address: Address, pool: WorkerPool, say: Callable[[str], None]
+) -> tuple[list[str], int]:
     """What `address.registered` gives; waits a minute for a tracker that starts again.
 
     `pool` has the workers with sessions: a board registers anew only after its session. Raises
@@ -65,7 +64,7 @@ def boards_there(address: Address, pool: WorkerPool, progress: Progress) -> tupl
             if error.kind is not Kind.LINK or time.monotonic() > end:
                 raise
             if not said:
-                progress.line(f"{error}; waiting for it, {_AWAY_S:.0f} s at most")
+                say(f"{error}; waiting for it, {_AWAY_S:.0f} s at most")
                 pool.restart(pool.size)
                 said = True
         time.sleep(_LOOK_S)
@@ -79,21 +78,14 @@ class Farm:
     All must be such machines as `machine`: times of others do not rank with theirs.
     """
 
-    build = staticmethod(build_candidate)
-
     address: Address  # it avoids the boards that were dropped
     target: Target
     machine: Machine
     pool: WorkerPool
-    progress: Progress
+    say: Callable[[str], None]
     _there: list[str] = field(default_factory=list)
 
-    @property
-    def dropped(self) -> frozenset[str]:
-        """Boards that are not to be asked again."""
-        return self.address.avoid
-
-    def measure(self, jobs: list[Job]) -> Iterator[tuple[Job, Result]]:
+    def measure(self, jobs: list[Job]) -> Candidates:
         """Each job on any board; what fails there has a second try, on another one if it can.
 
         Raises UserError where no board is left that can measure.
@@ -121,13 +113,13 @@ class Farm:
 
     def _look_around(self) -> None:
         """Say which boards have left, and have a worker for each one that is new."""
-        there, free = boards_there(self.address, self.pool, self.progress)
+        there, free = boards_there(self.address, self.pool, self.say)
         for board in Counter(self._there) - Counter(there):
-            self.progress.line(f"the board at {board} has left the tracker")
+            self.say(f"the board at {board} has left the tracker")
         self._there = there
         self.pool.grow(min(len(there), self.pool.size + free))
 
-    def _run(self, jobs: list[Job], address: Address) -> Iterator[tuple[Job, Result]]:
+    def _run(self, jobs: list[Job], address: Address) -> Candidates:
         arguments = [(*job, address) for job in jobs]
         for number, result in self.pool.run(measure_on_board, arguments, _TIMEOUT_S):
             yield jobs[number], self._judged(result, jobs[number][0])
@@ -144,7 +136,7 @@ class Farm:
         """Boards whose numbers were wrong are asked last, and dropped if another's are right."""
         suspects = {first.board} if _is_doubtful(first) else set()
         for _ in range(_TRIES):
-            there = len(boards_there(self.address, self.pool, self.progress)[0])
+            there = len(boards_there(self.address, self.pool, self.say)[0])
             others = there - len(suspects - self.address.avoid)
             address = self.address.without(suspects) if others else self.address
             ((_, second),) = self._run([job], address)
@@ -171,12 +163,12 @@ class Farm:
         if result.kind is Kind.REFUSED:
             self._drop(result.board, str(result))
         elif result.kind in (Kind.LINK, Kind.TIMEOUT):
-            self.progress.line(f"{result}; what it had is tried again")
+            self.say(f"{result}; what it had is tried again")
             self._forget(result.board)
 
     def _drop(self, board: str, why: str) -> None:
         if board not in self.address.avoid:
-            self.progress.line(f"the board at {board} is not used any more: {why}")
+            self.say(f"the board at {board} is not used any more: {why}")
             self.address = self.address.without({board})
             self._forget(board)
 

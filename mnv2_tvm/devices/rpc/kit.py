@@ -38,7 +38,7 @@ def _check_target(target: Target) -> None:
     if target.android:
         raise UserError(
             f"{target.name}: there is no kit for Android; tune and bench reach a phone with "
-            "--via adb"
+            "--on adb"
         )
     if target.host.machine not in _MACHINES:
         raise UserError(

@@ -181,7 +181,7 @@ class Session:
         return self._error(
             Kind.REFUSED,
             f" sent {printable(said)}, which would run code on this host, or is damaged; see what "
-            "runs there, and reach boards that you do not trust with --via ssh:HOST",
+            "runs there, and reach boards that you do not trust with --on ssh:HOST",
         )
 
     def _error(self, kind: Kind, what: str) -> DeviceError:
@@ -248,8 +248,8 @@ def _accepted(address: Address, board: str, info: dict[str, Any] | None) -> dict
         raise DeviceError(
             Kind.REFUSED,
             f"the board {address.key} at {board}: {NOT_OURS}, so its versions are unknown; install "
-            f"one with python -m mnv2_tvm.device kit --target {address.key}, or leave --tracker "
-            "out and give --via ssh:HOST or --via adb",
+            f"one with python -m mnv2_tvm.device kit --target {address.key}, or leave the "
+            "tracker out and give --on ssh:HOST or --on adb",
             board,
         )
     here = versions()
