@@ -17,7 +17,7 @@ from mnv2_tvm.passes.describe_layer import describe_layer
 from mnv2_tvm.passes.emit_network import emit_network
 from mnv2_tvm.passes.find_blocks import operations
 from mnv2_tvm.passes.fuse_layers import fuse_layers
-from mnv2_tvm.passes.list_steps import Step, list_steps, output_shape
+from mnv2_tvm.passes.list_steps import Step, Tensor, ends, list_steps
 from mnv2_tvm.passes.lower_kernels import lower_kernels
 from mnv2_tvm.passes.plan_memory import Plan, plan_memory
 from mnv2_tvm.passes.select_kernels import Choose, select_kernels
@@ -33,7 +33,8 @@ class Compilation:
     choose: Choose
     steps: tuple[Step, ...] = ()
     weights: bytes = b""
-    output_shape: tuple[int, ...] = ()  # of the tensor that the network returns
+    inputs: tuple[Tensor, ...] = ()  # what the caller gives, and
+    outputs: tuple[Tensor, ...] = ()  # takes
     plan: Plan = Plan({}, 0)  # noqa: RUF009 - frozen, and empty
 
 
@@ -50,12 +51,13 @@ def _select_kernels(c: Compilation) -> Compilation:
 
 def _list_steps(c: Compilation) -> Compilation:
     steps, weights = list_steps(c.module)
-    return replace(c, steps=steps, weights=weights, output_shape=output_shape(c.module))
+    inputs, outputs = ends(c.module)
+    return replace(c, steps=steps, weights=weights, inputs=inputs, outputs=outputs)
 
 
 def _plan_memory(c: Compilation) -> Compilation:
-    plan = plan_memory(c.steps)
-    check_size(c.steps, plan, len(c.weights))
+    plan = plan_memory(c.steps, [output.name for output in c.outputs])
+    check_size(c.inputs, c.outputs, plan, len(c.weights))
     return replace(c, plan=plan)
 
 
@@ -64,7 +66,8 @@ def _lower_kernels(c: Compilation) -> Compilation:
 
 
 def _emit_network(c: Compilation) -> Compilation:
-    return replace(c, module=emit_network(c.module, c.steps, c.plan, c.target))
+    own = (*c.inputs, *c.outputs)
+    return replace(c, module=emit_network(c.module, c.steps, c.plan, c.target, own))
 
 
 PHASES: tuple[tuple[str, Phase], ...] = (

@@ -5,7 +5,7 @@ And small networks of other forms than MobileNetV2's, each beside its own number
 
 import ctypes
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -18,6 +18,7 @@ from torch.nn import functional
 from tvm import relax
 
 from mnv2_tvm.deploy.library import Interface, write_library
+from mnv2_tvm.deploy.link import link_shared, write_object
 from mnv2_tvm.deploy.loader import LIBRARY
 from mnv2_tvm.layer import Layer
 from mnv2_tvm.model import Architecture
@@ -160,17 +161,45 @@ class Drawing:
         self, shape: tuple[int, ...], emit: Callable[["Drawing", Drawn], Drawn]
     ) -> tuple[Any, np.ndarray, np.ndarray]:
         """The Relax module of a network, an input [n, y, x, c] and what torch makes of it."""
-        images = self._normal(*shape)
-        x = relax.Var("input", relax.TensorType(shape, "float32"))
-        with self._builder.function("main", [x]):
+        module, (images,), (wanted,) = self.draw_several([shape], lambda net, x: [emit(net, x)])
+        return module, images, wanted
+
+    def draw_several(
+        self, shapes: Sequence[tuple[int, ...]], emit: Callable[..., list[Drawn]]
+    ) -> tuple[Any, list[np.ndarray], list[np.ndarray]]:
+        """The same with several inputs and several outputs, which are a tuple in Relax."""
+        images = [self._normal(*shape) for shape in shapes]
+        variables = [relax.Var("x", relax.TensorType(shape, "float32")) for shape in shapes]
+        with self._builder.function("main", variables):
             with self._builder.dataflow():
-                image = torch.from_numpy(images).permute(0, 3, 1, 2)
-                result = emit(self, Drawn(x, image))
-                output = self._builder.emit_output(result.variable)
+                values = [torch.from_numpy(image).permute(0, 3, 1, 2) for image in images]
+                results = emit(self, *map(Drawn, variables, values))
+                returned = [result.variable for result in results]
+                value = relax.Tuple(returned) if len(returned) > 1 else returned[0]
+                output = self._builder.emit_output(value)
             self._builder.emit_func_output(output)
-        value = result.value
-        wanted = value.permute(0, 2, 3, 1) if value.ndim == 4 else value
-        return self._builder.get(), images, np.ascontiguousarray(wanted.numpy())
+        wanted = [r.value.permute(0, 2, 3, 1) if r.value.ndim == 4 else r.value for r in results]
+        return self._builder.get(), images, [np.ascontiguousarray(w.numpy()) for w in wanted]
+
+
+def entry_results(
+    compiled: Compilation, images: Sequence[np.ndarray], folder: Path
+) -> list[np.ndarray]:
+    """What the function `network` gives, without the C runtime and its single input and output."""
+    write_object(compiled.module, compiled.target, folder / "network.o")
+    link_shared([folder / "network.o"], compiled.target, folder / "network.so")
+    entry = ctypes.CDLL(str(folder / "network.so")).network
+    outputs = [np.full(end.shape, np.nan, np.float32) for end in compiled.outputs]
+    weights = np.frombuffer(compiled.weights, np.uint8)
+    memory = np.zeros(compiled.plan.workspace_bytes + len(weights) + 2 * ALIGNMENT, np.uint8)
+    workspace = -memory.ctypes.data % ALIGNMENT + memory.ctypes.data
+    after = workspace + -(-compiled.plan.workspace_bytes // ALIGNMENT) * ALIGNMENT
+    ctypes.memmove(after, weights.ctypes.data, len(weights))
+    ends = [array.ctypes.data for array in (*images, *outputs)]
+    pointers = [ctypes.c_void_p(place) for place in (*ends, workspace, after, workspace)]
+    for step in range(len(compiled.steps)):
+        assert entry(*pointers, step, 0, 1, 0) == 0
+    return outputs
 
 
 def library_result(compiled: Compilation, images: np.ndarray, folder: Path) -> np.ndarray:

@@ -127,6 +127,13 @@ def test_attributes_that_no_kernel_has_are_named(emit: Callable[[Any], Any], wha
         layers_of(emit)
 
 
+def test_a_sum_that_no_kernel_has_is_named() -> None:
+    """By its layer: a name may say what no network asks for."""
+    for name in ("f32-conv-3x3s1-8x8x8-8-residual", "f32-dwconv-3x3s1-8x8x8-residual"):
+        with pytest.raises(UserError, match=f"no kernel for {name} on x86-avx2"):
+            default_schedule(Layer.parse(name), Target.load("x86-avx2"))
+
+
 @pytest.mark.parametrize(
     ("changes", "window"),
     [

@@ -77,12 +77,12 @@ def test_steps_are_the_layers_in_order(architecture: Architecture, fused: bool) 
     wanted = [block for block in blocks if decisions(block) is not None]
     assert [step.layer for step in steps if len(step.layer.parts) > 1] == wanted
     assert bool(wanted) == fused
-    assert steps[0].x == "input"
+    assert steps[0].reads == ("input",)
     assert [step.y for step in steps].index("output") == len(steps) - 1
     written = {"input"}
     for step in steps:
-        assert step.x in written
-        assert (step.residual in written) == (step.layer.epilogue == "residual")
+        assert set(step.reads) <= written
+        assert (len(step.reads) == 2) == (step.layer.epilogue == "residual")
         schedule = decisions.schedule(step.layer)
         assert step.tasks == schedule.tasks(step.layer)
         assert step.scratch_bytes == 4 * schedule.scratch_floats(step.layer)

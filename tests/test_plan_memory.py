@@ -33,8 +33,8 @@ def test_every_step_reads_what_was_written_for_it(architecture: Architecture, fu
         if step.scratch_bytes:  # written while the output is
             owner[place(step.scratch)] = step.scratch
             assert step.y == "output" or set(owner[place(step.y)]) == {step.y}
-        for name in (step.x, step.residual):  # after the write: a kernel may not work in place
-            if name is not None and name != "input":
+        for name in step.reads:  # after the write: a kernel may not work in place
+            if name != "input":
                 assert set(owner[place(name)]) == {name}
 
 
@@ -59,8 +59,7 @@ def test_plan_is_aligned_and_as_small_as_can_be(architecture: Architecture, fuse
             size
             for name, size in sizes.items()
             if name in {step.y for step in steps[: index + 1]}
-            and name
-            in {n for step in steps[index:] for n in (step.x, step.residual, steps[index].y)}
+            and name in {n for step in steps[index:] for n in (*step.reads, steps[index].y)}
         )
         + -(-steps[index].scratch_bytes // ALIGNMENT) * ALIGNMENT
         for index in range(len(steps))
@@ -79,8 +78,10 @@ def test_tensors_that_are_live_together_lie_apart() -> None:
             layer=layer,
             kernel="k",
             tasks=1,
-            x=f"t{index - 1}" if index else "input",
-            residual=f"t{reader}" if index > reader + 1 else None,
+            reads=(
+                f"t{index - 1}" if index else "input",
+                *([f"t{reader}"] if index > reader + 1 else []),
+            ),
             weights=(),
             y="output" if index == len(layers) - 1 else f"t{index}",
             scratch_bytes=extra,
@@ -89,7 +90,7 @@ def test_tensors_that_are_live_together_lie_apart() -> None:
     )
     plan = plan_memory(steps)
     live = {
-        step.y: range(index, max(i for i, s in enumerate(steps) if step.y in (s.x, s.residual)) + 1)
+        step.y: range(index, max(i for i, s in enumerate(steps) if step.y in s.reads) + 1)
         for index, step in enumerate(steps[:-1])
     }
     sizes = {step.y: byte_count(step.layer) for step in steps}
@@ -102,3 +103,13 @@ def test_tensors_that_are_live_together_lie_apart() -> None:
             first, second = sorted((a, b), key=plan.offsets.__getitem__)
             assert plan.offsets[first] + sizes[first] <= plan.offsets[second]
     assert plan.workspace_bytes >= lower_bound(lifetimes(steps))
+
+
+def test_a_tensor_that_nobody_reads_has_a_place_of_its_own_step() -> None:
+    layer = Layer.of("pwconv", 1, 4, 4, 16, 16)
+    ends = [(("input",), "t0"), (("t0",), "unread"), (("t0",), "out_0"), (("out_0",), "out_1")]
+    steps = tuple(Step(layer, "k", 1, reads, (), y) for reads, y in ends)
+    found = {t.name: (t.first, t.last) for t in lifetimes(steps, ("out_0", "out_1"))}
+    assert found == {"t0": (0, 2), "unread": (1, 1)}
+    offsets = plan_memory(steps, ("out_0", "out_1")).offsets
+    assert abs(offsets["t0"] - offsets["unread"]) >= byte_count(layer)

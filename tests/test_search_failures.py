@@ -31,7 +31,7 @@ import mnv2_tvm
 from mnv2_tvm.data import data_folder
 from mnv2_tvm.errors import UserError
 from mnv2_tvm.failures import Kind
-from mnv2_tvm.kernels import schedule_class
+from mnv2_tvm.kernels import default_schedule
 from mnv2_tvm.measure.progress import Progress
 from mnv2_tvm.records.tuning_log import RECORDS, TuningLog
 from mnv2_tvm.search.layers import known_layers, search_layers
@@ -106,7 +106,7 @@ def test_wrong_candidates_are_never_kept(here: Target, package: Path, tmp_path: 
     pixels = [one for one in LAYERS if one.operator == "pwconv" and one.height == 1]
     layer = next(one for one in pixels if one.epilogue == "relu6")
     space = space_of(layer, here)
-    right = schedule_class(layer).default(layer, here).unroll_k  # type: ignore[attr-defined]
+    right = default_schedule(layer, here).unroll_k  # type: ignore[attr-defined]
     wrong = {one for one in space if one.unroll_k != right}  # type: ignore[attr-defined]
     assert 0 < len(wrong) < len(space)
     with (package / "mnv2_tvm" / "kernels" / "__init__.py").open("a") as file:

@@ -5,9 +5,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from pass_networks import Drawing, Drawn, library_result
-from tvm import relax
+from pass_networks import Drawing, Drawn, entry_results, library_result
 
+from mnv2_tvm.deploy.library import Interface
 from mnv2_tvm.errors import UserError
 from mnv2_tvm.layer import Layer
 from mnv2_tvm.numbers import relative_error
@@ -93,16 +93,50 @@ def test_of_overlapping_blocks_no_layer_is_in_two(here: Target) -> None:
     assert sum(len(step.layer.parts) > 1 for step in compiled.steps) == 3
 
 
-def test_a_network_with_two_outputs_is_refused(here: Target) -> None:
-    """Not compiled with one of them left out."""
+def inside_and_end(net: Drawing, x: Drawn) -> list[Drawn]:
+    """The expanded tensor of a block and its result, as a detector taps a MobileNetV2."""
+    expanded = net.convolution(x, 16)
+    projected = net.convolution(net.depthwise(expanded, stride=2), 8, relu6=False)
+    return [expanded, projected, net.mean(net.convolution(net.depthwise(projected), 12))]
 
-    def two(net: Drawing, x: Drawn) -> Drawn:
-        first = net.convolution(x, 16)
-        second = net.convolution(net.depthwise(first), 16)
-        return Drawn(relax.Tuple([first.variable, second.variable]), second.value)
 
-    module, _, _ = Drawing().draw((1, 8, 8, 3), two)
-    with pytest.raises(UserError, match="returns one"):
+def sum_of_two(net: Drawing, x: Drawn, z: Drawn) -> list[Drawn]:
+    return [net.convolution(net.convolution(x, 16), 9, relu6=False, residual=z)]
+
+
+@pytest.mark.parametrize("fused", [False, True], ids=["layers", "blocks"])
+@pytest.mark.parametrize(
+    ("emit", "shapes"),
+    [(inside_and_end, [(2, 13, 11, 5)]), (sum_of_two, [(2, 13, 11, 5), (2, 13, 11, 9)])],
+    ids=["outputs", "inputs"],
+)
+def test_a_network_has_several_inputs_and_outputs(
+    emit: Callable[..., list[Drawn]],
+    shapes: list[tuple[int, ...]],
+    fused: bool,
+    here: Target,
+    tmp_path: Path,
+) -> None:
+    """A layer may read an output again, and no block swallows one. The C interface has no place."""
+    module, images, wanted = Drawing().draw_several(shapes, emit)
+    choose = functools.partial(schedule_of, target=here, fused=fused)
+    compiled = compile_network(module, here, choose)  # type: ignore[arg-type]
+    assert all(len(step.layer.parts) == 1 for step in compiled.steps)
+    assert [end.shape for end in compiled.inputs] == [image.shape for image in images]
+    assert [end.shape for end in compiled.outputs] == [array.shape for array in wanted]
+    results = entry_results(compiled, images, tmp_path)
+    for result, array in zip(results, wanted, strict=True):
+        assert relative_error(result, array) < 1e-5
+    with pytest.raises(UserError, match="takes one tensor and returns one"):
+        Interface.of(compiled, threads=1)
+
+
+def test_a_tensor_is_returned_once(here: Target) -> None:
+    def twice(net: Drawing, x: Drawn) -> list[Drawn]:
+        return 2 * [net.convolution(x, 16)]
+
+    module, _, _ = Drawing().draw_several([(1, 8, 8, 3)], twice)
+    with pytest.raises(UserError, match="returns a tensor twice"):
         compile_network(module, here, functools.partial(default_schedule, target=here))
 
 

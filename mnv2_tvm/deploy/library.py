@@ -36,10 +36,16 @@ class Interface:
 
     @classmethod
     def of(cls, network: Compilation, threads: int) -> "Interface":
-        """Of a compiled network. Raises UserError for a thread count that no library takes."""
+        """Of a compiled network.
+
+        Raises UserError for a thread count that no library takes, and for a network that takes or
+        returns several tensors: the functions of mnv2.h have one of each.
+        """
         if not 1 <= threads <= MAX_THREADS:
             raise UserError(f"{threads} threads: give 1 to {MAX_THREADS}")
-        inputs, outputs = network.steps[0].layer.input_shape, network.output_shape
+        if not len(network.inputs) == len(network.outputs) == 1:
+            raise UserError("a library takes one tensor and returns one")
+        inputs, outputs = network.inputs[0].shape, network.outputs[0].shape
         workspace_bytes, layer_count = network.plan.workspace_bytes, len(network.steps)
         # All that a program may rely on, and the weights: equal names are equal networks.
         facts = (network.target.name, inputs, outputs, workspace_bytes, layer_count)

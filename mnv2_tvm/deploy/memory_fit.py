@@ -35,8 +35,7 @@ class Need:
     @classmethod
     def of(cls, planned: Compilation, code: int) -> "Need":
         """Of a network whose memory is planned."""
-        first, last = planned.steps[0], planned.steps[-1]
-        buffers = 4 * (prod(first.layer.input_shape) + prod(last.layer.output_shape))
+        buffers = 4 * sum(prod(end.shape) for end in (*planned.inputs, *planned.outputs))
         return cls(len(planned.weights), code, planned.plan.workspace_bytes, buffers)
 
     @property

@@ -53,8 +53,9 @@ class Conv3x3(Schedule):
 
     @classmethod
     def computes(cls, layer: Layer) -> bool:
-        """float32, and a window whose border can be peeled."""
-        return (layer.operator, layer.dtype) == ("conv", F32) and is_peelable(layer.window)
+        """float32, a window whose border can be peeled, and nothing to add."""
+        mine = (layer.operator, layer.dtype) == ("conv", F32) and layer.epilogue != "residual"
+        return mine and is_peelable(layer.window)
 
     @classmethod
     def space(cls, layer: Layer, target: Target) -> list[Self]:

@@ -1,7 +1,7 @@
 """One TIR function that runs any step over raw pointers: the network without a runtime.
 
-    network(input, output, workspace, weights, scratch, step, share, shares, thread)
-      if step is 0: kernel(x, weights and biases, residual, tasks of the share, y, scratch)
+    network(inputs, outputs, workspace, weights, scratch, step, share, shares, thread)
+      if step is 0: kernel(x, parameters, residual, tasks of the share, y, scratch)
       if step is 1: ...
 
 The tasks of a step are cut into equal shares. Who calls it does all shares of a step before the
@@ -9,7 +9,7 @@ next step, each once, in any order and on any threads: results depend on neither
 its scratch memory in the workspace, which it gives as `scratch` too; the others bring their own.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import tvm
@@ -17,7 +17,7 @@ from tvm import ir, tirx
 from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
 
-from mnv2_tvm.passes.list_steps import Step
+from mnv2_tvm.passes.list_steps import Step, Tensor
 from mnv2_tvm.passes.plan_memory import Plan
 from mnv2_tvm.target import Target
 
@@ -27,9 +27,13 @@ _INTEGER = ir.PrimType("int32")
 
 
 def emit_network(
-    kernels: tvm.IRModule, steps: tuple[Step, ...], plan: Plan, target: Target
+    kernels: tvm.IRModule,
+    steps: tuple[Step, ...],
+    plan: Plan,
+    target: Target,
+    ends: Sequence[Tensor],
 ) -> tvm.IRModule:
-    """The lowered kernels and the function `network` that calls them."""
+    """The lowered kernels and the function `network` that calls them; `ends` are the caller's."""
     names = {name.name_hint: name for name in kernels.functions}
     with IRBuilder() as builder:
         with T.prim_func():
@@ -38,7 +42,7 @@ def emit_network(
             T.func_ret(_INTEGER)
             pointers = {
                 name: T.arg(name, T.handle("float32"))
-                for name in ("input", "output", "workspace", "weights", "scratch")
+                for name in (*(end.name for end in ends), "workspace", "weights", "scratch")
             }
             numbers = [T.arg(n, T.int32()) for n in ("step", "share", "shares", "thread")]
             for index, step in enumerate(steps):
@@ -64,9 +68,8 @@ def _emit_step(
             return pointers[name]
         return _at(pointers["workspace"], T.int32(plan.offsets[name]))
 
-    operands = [tensor(step.x)]
-    operands += [_at(pointers["weights"], T.int32(offset)) for offset in step.weights]
-    operands += [tensor(step.residual)] if step.residual else []
+    x, *residual = map(tensor, step.reads)
+    operands = [x, *(_at(pointers["weights"], T.int32(at)) for at in step.weights), *residual]
     results = [tensor(step.y)]
     if step.scratch_bytes:
         planned = T.int32(plan.offsets[step.scratch])

@@ -1,6 +1,6 @@
 """Lay the tensors between the steps into one workspace, so that live ones never overlap."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 
 from mnv2_tvm.passes.list_steps import Step, aligned
@@ -29,9 +29,9 @@ class Plan:
     scratch_bytes: int = 0  # of every thread but the first, whose scratch is in the workspace
 
 
-def plan_memory(steps: tuple[Step, ...]) -> Plan:
+def plan_memory(steps: tuple[Step, ...], outputs: Collection[str] = ("output",)) -> Plan:
     """The smallest of several first-fit layouts; each tries another order of the tensors."""
-    tensors = lifetimes(steps)
+    tensors = lifetimes(steps, outputs)
     orders: list[Callable[[Lifetime], tuple[int, int]]] = [
         lambda t: (-t.size, t.first),
         lambda t: (t.first, -t.size),
@@ -43,14 +43,16 @@ def plan_memory(steps: tuple[Step, ...]) -> Plan:
     return replace(min(layouts, key=lambda plan: plan.workspace_bytes), scratch_bytes=scratch)
 
 
-def lifetimes(steps: tuple[Step, ...]) -> list[Lifetime]:
-    """What lives in the workspace: all tensors but the caller's input and output, and scratch."""
-    written = {step.y: index for index, step in enumerate(steps)}
-    read = {name: i for i, step in enumerate(steps) for name in (step.x, step.residual) if name}
+def lifetimes(steps: tuple[Step, ...], outputs: Collection[str] = ("output",)) -> list[Lifetime]:
+    """What lives in the workspace: all tensors but the caller's own, and scratch.
+
+    A tensor that nobody reads lives while it is written.
+    """
+    read = {name: index for index, step in enumerate(steps) for name in step.reads}
     tensors = [
-        Lifetime(step.y, aligned(step.layer.output_bytes), written[step.y], read[step.y])
-        for step in steps
-        if step.y != "output"
+        Lifetime(step.y, aligned(step.layer.output_bytes), index, read.get(step.y, index))
+        for index, step in enumerate(steps)
+        if step.y not in outputs
     ]
     scratch = [
         Lifetime(step.scratch, aligned(step.scratch_bytes), index, index)
