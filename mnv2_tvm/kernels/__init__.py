@@ -7,6 +7,7 @@ from mnv2_tvm.kernels.conv3x3 import Conv3x3
 from mnv2_tvm.kernels.depthwise import Depthwise
 from mnv2_tvm.kernels.inverted_residual import InvertedResidual
 from mnv2_tvm.kernels.pointwise import Pointwise
+from mnv2_tvm.kernels.pointwise_dot import PointwiseDot
 from mnv2_tvm.kernels.pooling import AveragePool
 from mnv2_tvm.kernels.schedule import Schedule
 from mnv2_tvm.layer import Layer
@@ -21,6 +22,7 @@ KERNELS: tuple[type[Schedule], ...] = (
     Pointwise,
     AveragePool,
     InvertedResidual,
+    PointwiseDot,
 )
 
 

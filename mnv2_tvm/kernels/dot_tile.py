@@ -1,0 +1,131 @@
+"""The register tile of quantised layers: int32 sums [pixels, channels] in vector registers.
+
+Like `registers.RegisterTile`, but a step multiplies words of four values (`dots`), and channels
+that fill no vector are padded: their weights are 0 and their sums are never stored.
+
+Weights lie panel after panel, in each [run][step][vector][group of k][lane][k of the group]. A run
+is what neighbouring inputs of a window have: all k of a pixel, or a row of 3x3 pixels.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from math import prod
+
+import numpy as np
+from tvm.script.ir_builder import IRBuilder
+from tvm.script.ir_builder import tirx as T
+
+from mnv2_tvm.dtype import QS8
+from mnv2_tvm.kernels.dots import DOTS, WORD, Dot, DotName, words
+from mnv2_tvm.kernels.loops import Index, tile_count
+from mnv2_tvm.kernels.registers import Value, load
+from mnv2_tvm.kernels.schedule import Schedule
+from mnv2_tvm.layer import Layer, Parameter
+
+
+class DotTile:
+    """int32 sums [rows, channels], each row in vectors of `lanes`."""
+
+    def __init__(self, rows: int, channels: int, dot: Dot, lanes: int) -> None:
+        self.rows = rows
+        self.columns = tile_count(channels, lanes)
+        self._dot = dot
+        self._lanes = lanes
+        self._buffer = T.alloc_buffer((rows * self.columns * lanes,), "int32", scope="local")
+        IRBuilder.name("acc", self._buffer)
+
+    def fill(self, value: Callable[[int], Value]) -> None:
+        """Set every row to the vectors `value(channel)`."""
+        for row in range(self.rows):
+            for column in range(self.columns):
+                self._put(row, column, value(column * self._lanes))
+
+    def add(self, word: Callable[[int], Value], weights: Value, start: Index) -> None:
+        """A step: multiply `word(row)` by the weights from `start` on."""
+        lanes, dot = self._lanes, self._dot
+        for row in range(self.rows):
+            pixel = dot.pixel(word(row), lanes)
+            for column in range(self.columns):
+                operand = dot.weights(weights, start + column * lanes * WORD, lanes)
+                self._put(row, column, dot.add(self._get(row, column), pixel, operand, lanes))
+
+    @property
+    def step(self) -> int:
+        """Packed weights of a step."""
+        return self.columns * self._lanes * WORD
+
+    def sums(self, row: int) -> list[Value]:
+        """The vectors of a row."""
+        return [self._get(row, column) for column in range(self.columns)]
+
+    def _get(self, row: int, column: int) -> Value:
+        return load(self._buffer, (row * self.columns + column) * self._lanes, self._lanes)
+
+    def _put(self, row: int, column: int, value: Value) -> None:
+        start = (row * self.columns + column) * self._lanes
+        T.buffer_store(self._buffer, value, [T.ramp(start, 1, self._lanes)])
+
+
+@dataclass(frozen=True)
+class DotPacked(Schedule):
+    """A schedule whose weights are packed for a `DotTile`: it knows how they are multiplied."""
+
+    dot: DotName
+    lanes: int  # of int32 in a vector
+
+    @classmethod
+    def runs(cls, layer: Layer) -> tuple[int, int]:
+        """(how many, values of each) of the neighbouring inputs that a window sees."""
+        side = layer.window.size
+        return side, side * layer.in_channels
+
+    def padded(self, layer: Layer) -> list[int]:
+        """Channels of each panel, with those that only fill a vector."""
+        (widths,) = self.panels(layer)
+        return [self.lanes * tile_count(width, self.lanes) for width in widths]
+
+    def packed(self, layer: Layer) -> list[tuple[int, str]]:
+        """Weights, biases and multipliers have values for the padding as well."""
+        count, length = self.runs(layer)
+        steps, channels = count * len(words(length)), sum(self.padded(layer))
+        sizes = {"weight": steps * WORD * channels, "bias": channels, "multiplier": channels}
+        return [(sizes.get(p.role, prod(p.shape)), p.storage) for p in layer.parameters]
+
+    def pack(self, layer: Layer, parameters: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """The arrays of `layer.parameters`, those of channels panel after panel."""
+        return [
+            self._pack(layer, parameter, array)
+            for parameter, array in zip(layer.parameters, parameters, strict=True)
+        ]
+
+    def _pack(self, layer: Layer, parameter: Parameter, array: np.ndarray) -> np.ndarray:
+        if parameter.role in ("zeros", "addition"):
+            return array
+        (widths,) = self.panels(layer)
+        parts = np.split(array, np.cumsum(widths)[:-1], axis=-1)
+        filled = [_fill(p, n) for p, n in zip(parts, self.padded(layer), strict=True)]
+        if parameter.role == "weight":
+            filled = [self._in_steps(layer, part) for part in filled]
+        return np.concatenate([part.reshape(-1) for part in filled])
+
+    def _in_steps(self, layer: Layer, weight: np.ndarray) -> np.ndarray:
+        """The weights [taps, in channels, channels] of a panel in the order of the steps."""
+        count, length = self.runs(layer)
+        steps = words(length)
+        rows = weight.reshape(count, length, -1)
+        ordered = np.zeros((count, len(steps) * WORD, rows.shape[2]), QS8.weight)
+        places = [k for step in steps for k in step]
+        for place, k in enumerate(places):
+            if k is not None:
+                ordered[:, place] = rows[:, k]
+        groups = DOTS[self.dot].groups
+        order = [k for group in groups for k in group]
+        split = ordered.reshape(count, len(steps), WORD, -1, self.lanes)[:, :, order]
+        shape = (count, len(steps), len(groups), len(groups[0]), split.shape[3], self.lanes)
+        return split.reshape(shape).transpose(0, 1, 4, 2, 5, 3)
+
+
+def _fill(array: np.ndarray, channels: int) -> np.ndarray:
+    """The array with its last axis filled up by zeros."""
+    widths = [(0, 0)] * (array.ndim - 1) + [(0, channels - array.shape[-1])]
+    return np.pad(array, widths)
