@@ -33,6 +33,14 @@ LAYERS = (
     "qs8-pwconv-1x1x133-45-logits",
     "qs8-pwconv-2x1x1x32-8-logits",
     "qs8-pwconv-6x6x96-144",
+    "qs8-dwconv-3x3s1-8x8x16",
+    "qs8-dwconv-3x3s2-9x11x40",
+    "qs8-dwconv-3x3s1-5x7x13-linear",
+    "qs8-dwconv-3x3s2-11x9x67",
+    "qs8-dwconv-3x3s1-1x1x32",
+    "qs8-dwconv-3x3s2-2x2x7",
+    "qs8-dwconv-3x3s1-2x3x144",  # more panels than rows
+    "qs8-dwconv-3x3s2p0x1-2x8x8x24",
 )
 
 

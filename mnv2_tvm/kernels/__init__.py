@@ -5,6 +5,7 @@ from typing import Any
 from mnv2_tvm.errors import UserError
 from mnv2_tvm.kernels.conv3x3 import Conv3x3
 from mnv2_tvm.kernels.depthwise import Depthwise
+from mnv2_tvm.kernels.depthwise_bytes import DepthwiseBytes
 from mnv2_tvm.kernels.inverted_residual import InvertedResidual
 from mnv2_tvm.kernels.pointwise import Pointwise
 from mnv2_tvm.kernels.pointwise_dot import PointwiseDot
@@ -23,6 +24,7 @@ KERNELS: tuple[type[Schedule], ...] = (
     AveragePool,
     InvertedResidual,
     PointwiseDot,
+    DepthwiseBytes,
 )
 
 

@@ -167,51 +167,52 @@ class Depthwise(Schedule):
                 for second in loops[middle]():
                     for third in loops[inner]():
                         tile = {outer: first, middle: second, inner: third}
-                        _tile(layer, target, operands, n, tile["y"], tile["x"], tile["c"])
+                        self.tile(layer, target, operands, n, tile["y"], tile["x"], tile["c"])
+
+    def tile(
+        self,
+        layer: Layer,
+        target: Target,
+        o: Operands,
+        n: Any,
+        rows: tuple[Index, int],
+        columns: tuple[Index, int],
+        channels: tuple[Index, int],
+    ) -> None:
+        """Emit the accumulators, the taps and the epilogue of one tile."""
+        (y0, tile_y), (x0, tile_x), (c0, tile_c) = rows, columns, channels
+        stride, before, depth = layer.window.stride, layer.window.before, layer.out_channels
+        acc = RegisterTile(tile_y * tile_x, tile_c, target.vector)
+        acc.fill(lambda row, j, lanes: load(o.bias, c0 + j, lanes))
+
+        def pixel(dy: int, dx: int, c: int, lanes: int) -> Value | None:
+            y, x = y0 * stride + (dy - before), x0 * stride + (dx - before)
+            if not (inside(y, layer.height) and inside(x, layer.width)):
+                return None
+            return load(o.x, ((n * layer.height + y) * layer.width + x) * depth + c0 + c, lanes)
+
+        slide(
+            acc,
+            (tile_y, tile_x, stride),
+            pixel,
+            lambda tap, c, lanes: load(o.weight, c0 * 9 + tap * tile_c + c, lanes),
+        )
+        acc.store(
+            o.y,
+            lambda row, j: (
+                ((n * layer.out_height + y0 + row // tile_x) * layer.out_width + x0 + row % tile_x)
+                * depth
+                + c0
+                + j
+            ),
+            relu6=layer.epilogue == "relu6",
+        )
 
     def _row_tiles(self, layer: Layer) -> int:
         return tile_count(layer.out_height, self.tile_y)
 
     def _panels(self, layer: Layer) -> int:
         return tile_count(layer.out_channels, self.tile_c)
-
-
-def _tile(
-    layer: Layer,
-    target: Target,
-    o: Operands,
-    n: Any,
-    rows: tuple[Index, int],
-    columns: tuple[Index, int],
-    channels: tuple[Index, int],
-) -> None:
-    (y0, tile_y), (x0, tile_x), (c0, tile_c) = rows, columns, channels
-    stride, before, depth = layer.window.stride, layer.window.before, layer.out_channels
-    acc = RegisterTile(tile_y * tile_x, tile_c, target.vector)
-    acc.fill(lambda row, j, lanes: load(o.bias, c0 + j, lanes))
-
-    def pixel(dy: int, dx: int, c: int, lanes: int) -> Value | None:
-        y, x = y0 * stride + (dy - before), x0 * stride + (dx - before)
-        if not (inside(y, layer.height) and inside(x, layer.width)):
-            return None
-        return load(o.x, ((n * layer.height + y) * layer.width + x) * depth + c0 + c, lanes)
-
-    slide(
-        acc,
-        (tile_y, tile_x, stride),
-        pixel,
-        lambda tap, c, lanes: load(o.weight, c0 * 9 + tap * tile_c + c, lanes),
-    )
-    acc.store(
-        o.y,
-        lambda row, j: (
-            ((n * layer.out_height + y0 + row // tile_x) * layer.out_width + x0 + row % tile_x)
-            * depth
-            + c0
-            + j
-        ),
-        relu6=layer.epilogue == "relu6",
-    )
 
 
 def slide(

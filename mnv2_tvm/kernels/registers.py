@@ -88,6 +88,12 @@ class RegisterTile:
         for channel, lanes in self._vectors:
             self._put(row, channel, lanes, self._get(row, channel, lanes) + value(channel, lanes))
 
+    def values(self, row: int) -> list[tuple[int, int, Value]]:
+        """[(first channel, lanes, vector)] of a row."""
+        return [
+            (channel, lanes, self._get(row, channel, lanes)) for channel, lanes in self._vectors
+        ]
+
     def scale(self, factor: float) -> None:
         """Multiply every value by `factor`."""
         for row in range(self._rows):

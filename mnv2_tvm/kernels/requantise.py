@@ -37,7 +37,7 @@ def store(
     index, start, channels = where
     own = o.parts[-1]
     scaled = [
-        T.Cast(_kind("float32", lanes), value)
+        T.Cast(kind("float32", lanes), value)
         * load(own["multiplier"], start + number * lanes, lanes)
         for number, value in enumerate(sums)
     ]
@@ -51,24 +51,25 @@ def store(
     _store_bytes(o.y, index, values, own["zeros"][0], lanes, channels)
 
 
-def _kind(name: str, lanes: int) -> str:
+def kind(name: str, lanes: int) -> str:
+    """The type of a scalar or a vector."""
     return name if lanes == 1 else f"{name}x{lanes}"
 
 
 def _nearest(value: Value, lanes: int) -> Value:
     """int32 of a float32: in one instruction, in the rounding mode that programs start with."""
     names = ".i32.f32" if lanes == 1 else f".v{lanes}i32.v{lanes}f32"
-    return T.call_llvm_pure_intrin(_kind("int32", lanes), f"llvm.lrint{names}", value)
+    return T.call_llvm_pure_intrin(kind("int32", lanes), f"llvm.lrint{names}", value)
 
 
 def _add(addition: Any, scaled: Value, x: Value, lanes: int) -> Value:
     """The sum of a residual addition before it is rounded."""
     least, most, x_zero, p_factor, x_factor = (broadcast(addition[i], lanes) for i in range(5))
-    kind, name = _kind("float32", lanes), "f32" if lanes == 1 else f"v{lanes}f32"
-    p = T.call_llvm_pure_intrin(kind, f"llvm.roundeven.{name}", scaled)
+    single, name = kind("float32", lanes), "f32" if lanes == 1 else f"v{lanes}f32"
+    p = T.call_llvm_pure_intrin(single, f"llvm.roundeven.{name}", scaled)
     p = T.min(T.max(p, least), most)
-    skip = (T.Cast(kind, T.Cast(_kind("int32", lanes), x)) - x_zero) * x_factor
-    return T.call_llvm_pure_intrin(kind, f"llvm.fma.{name}", p, p_factor, skip)
+    skip = (T.Cast(single, T.Cast(kind("int32", lanes), x)) - x_zero) * x_factor
+    return T.call_llvm_pure_intrin(single, f"llvm.fma.{name}", p, p_factor, skip)
 
 
 def _residual(buffer: Any, index: Index, lanes: int, channels: int) -> list[Value]:
@@ -102,7 +103,7 @@ def _store_bytes(
 def _clamp(value: Value, zero: Value, lanes: int) -> Value:
     low, high = (broadcast(T.int32(bound), lanes) for bound in (0, 255))
     byte = T.min(T.max(value + broadcast(zero, lanes), low), high)
-    return T.Cast(_kind("uint8", lanes), byte)
+    return T.Cast(kind("uint8", lanes), byte)
 
 
 def _pack(values: list[Value], zero: Value, lanes: int) -> Value:
@@ -111,12 +112,12 @@ def _pack(values: list[Value], zero: Value, lanes: int) -> Value:
     Saturation to int16 before the zero point is added changes nothing: what it cuts is far outside.
     """
     to_words, to_bytes = _PACKS[lanes]
-    kind = f"int16x{2 * lanes}"
+    words = f"int16x{2 * lanes}"
     shift = T.broadcast(T.Cast("int16", zero), 2 * lanes)
     halves = []
     for left, right in zip(values[::2], values[1::2], strict=True):
-        half = T.call_llvm_pure_intrin(kind, f"llvm.x86.{to_words}", left, right)
-        halves.append(T.call_llvm_pure_intrin(kind, f"llvm.sadd.sat.v{2 * lanes}i16", half, shift))
+        half = T.call_llvm_pure_intrin(words, f"llvm.x86.{to_words}", left, right)
+        halves.append(T.call_llvm_pure_intrin(words, f"llvm.sadd.sat.v{2 * lanes}i16", half, shift))
     name = f"uint8x{4 * lanes}"
     packed = T.call_llvm_pure_intrin(name, f"llvm.x86.{to_bytes}", halves[0], halves[-1])
     places = [
