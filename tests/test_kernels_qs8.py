@@ -41,6 +41,13 @@ LAYERS = (
     "qs8-dwconv-3x3s2-2x2x7",
     "qs8-dwconv-3x3s1-2x3x144",  # more panels than rows
     "qs8-dwconv-3x3s2p0x1-2x8x8x24",
+    "qs8-conv-3x3s2-9x11x3-16",
+    "qs8-conv-3x3s1-8x8x3-32-linear",
+    "qs8-conv-3x3s1-5x7x1-5",
+    "qs8-conv-3x3s2-1x1x3-24",
+    "qs8-conv-3x3s2-2x3x3x3-11",
+    "qs8-conv-3x3s1-2x2x4-3",
+    "qs8-conv-3x3s2p0x1-12x12x3-24",
 )
 
 

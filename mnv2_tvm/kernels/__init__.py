@@ -4,6 +4,7 @@ from typing import Any
 
 from mnv2_tvm.errors import UserError
 from mnv2_tvm.kernels.conv3x3 import Conv3x3
+from mnv2_tvm.kernels.conv3x3_dot import Conv3x3Dot
 from mnv2_tvm.kernels.depthwise import Depthwise
 from mnv2_tvm.kernels.depthwise_bytes import DepthwiseBytes
 from mnv2_tvm.kernels.inverted_residual import InvertedResidual
@@ -25,6 +26,7 @@ KERNELS: tuple[type[Schedule], ...] = (
     InvertedResidual,
     PointwiseDot,
     DepthwiseBytes,
+    Conv3x3Dot,
 )
 
 

@@ -21,6 +21,7 @@ from mnv2_tvm.kernels.loops import Index, tile_count
 from mnv2_tvm.kernels.registers import Value, load
 from mnv2_tvm.kernels.schedule import Schedule
 from mnv2_tvm.layer import Layer, Parameter
+from mnv2_tvm.target import Target, Vector
 
 
 class DotTile:
@@ -72,6 +73,32 @@ class DotPacked(Schedule):
 
     dot: DotName
     lanes: int  # of int32 in a vector
+
+    @classmethod
+    def accepts(cls, layer: Layer, target: Target) -> bool:
+        """Where the machine has a dot product."""
+        return cls.computes(layer) and target.vector.dot.qs8 is not None
+
+    @classmethod
+    def ways(cls, layer: Layer, target: Target) -> list[tuple[DotName, int]]:
+        """(dot, lanes) of full vectors, and of half ones where these have less padding."""
+        name, full = target.vector.dot.qs8, target.vector.lanes(QS8)
+        assert name is not None
+        fewer = tile_count(layer.out_channels, full // 2) < 2 * tile_count(layer.out_channels, full)
+        return [(name, full), (name, full // 2)] if fewer else [(name, full)]
+
+    def sums_and_operands(self, rows: int, channels: int) -> int:
+        """Registers of a tile: sums, a row of weight vectors, and a pixel."""
+        dot, columns = DOTS[self.dot], tile_count(channels, self.lanes)
+        return rows * columns + columns * dot.weight_registers + dot.pixel_registers
+
+    def step_cost(self, rows: int, channels: int, vector: Vector) -> tuple[float, float]:
+        """(cycles, those of its loads) of a step: the busiest of arithmetic, loads and latency."""
+        dot, columns = DOTS[self.dot], tile_count(channels, self.lanes)
+        arithmetic = dot.arithmetic * rows * columns
+        arithmetic += dot.for_each_pixel * rows + dot.for_each_weight * columns
+        loads = (rows + columns * dot.weight_registers) / vector.loads_per_cycle
+        return max(arithmetic / vector.fma_per_cycle, loads, dot.latency), loads
 
     @classmethod
     def runs(cls, layer: Layer) -> tuple[int, int]:

@@ -19,7 +19,7 @@ from tvm.script.ir_builder import tirx as T
 from mnv2_tvm.dtype import QS8
 from mnv2_tvm.kernels.dot_tile import DotPacked, DotTile
 from mnv2_tvm.kernels.dots import DOTS, WORD, word, word_of, words
-from mnv2_tvm.kernels.loops import Index, tile_count, tile_loop
+from mnv2_tvm.kernels.loops import Index, tile_loop
 from mnv2_tvm.kernels.product import Product
 from mnv2_tvm.kernels.registers import Value, load
 from mnv2_tvm.kernels.requantise import store
@@ -39,35 +39,22 @@ class PointwiseDot(DotPacked, Product):
         return (layer.operator, layer.dtype, layer.window) == ("pwconv", QS8, Window(1))
 
     @classmethod
-    def accepts(cls, layer: Layer, target: Target) -> bool:
-        """Where the machine has a dot product."""
-        return cls.computes(layer) and target.vector.dot.qs8 is not None
-
-    @classmethod
     def space(cls, layer: Layer, target: Target) -> list[Self]:
-        """Tiles of full vectors, and of half ones where these have less padding."""
-        name, full = target.vector.dot.qs8, target.vector.lanes(QS8)
-        assert name is not None
-        steps, found = len(words(layer.in_channels)), list[Self]()
-        for lanes in (full, full // 2):
-            if lanes < full and _vectors(layer, lanes) == 2 * _vectors(layer, full):
-                continue
-            found += cls.points(layer, target, lanes, steps, name, lanes)
-        return found
+        """All tiles inside the register budget, by each way to multiply."""
+        steps = len(words(layer.in_channels))
+        return [
+            point
+            for dot, lanes in cls.ways(layer, target)
+            for point in cls.points(layer, target, lanes, steps, dot, lanes)
+        ]
 
     def cost(self, rows: int, channels: int, target: Target) -> tuple[float, float]:
-        """A tile takes as long as the busiest of its arithmetic, its loads and its latency."""
-        vector, dot = target.vector, DOTS[self.dot]
-        columns = tile_count(channels, self.lanes)
-        arithmetic = dot.arithmetic * rows * columns
-        arithmetic += dot.for_each_pixel * rows + dot.for_each_weight * columns
-        loads = (rows + columns * dot.weight_registers) / vector.loads_per_cycle
-        return max(arithmetic / vector.fma_per_cycle, loads, dot.latency), loads
+        """Of a step of the tile."""
+        return self.step_cost(rows, channels, target.vector)
 
     def registers(self, layer: Layer, target: Target) -> int:
-        """Accumulators, a row of weight vectors, and a pixel."""
-        dot, columns = DOTS[self.dot], tile_count(self.tile_n, self.lanes)
-        return self.tile_m * columns + columns * dot.weight_registers + dot.pixel_registers
+        """Those of a full tile."""
+        return self.sums_and_operands(self.tile_m, self.tile_n)
 
     def tile(
         self,
@@ -107,7 +94,3 @@ def _last_word(x: Value, start: Index, depth: int, row: int) -> Value:
     if depth >= WORD:
         return word(x, index + depth - WORD)
     return word_of([T.Cast("int32", x[index + k]) for k in range(depth)])
-
-
-def _vectors(layer: Layer, lanes: int) -> int:
-    return tile_count(layer.out_channels, lanes)
