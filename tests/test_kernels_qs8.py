@@ -48,6 +48,10 @@ LAYERS = (
     "qs8-conv-3x3s2-2x3x3x3-11",
     "qs8-conv-3x3s1-2x2x4-3",
     "qs8-conv-3x3s2p0x1-12x12x3-24",
+    "qs8-avgpool-7x7x32",
+    "qs8-avgpool-2x3x5x13",
+    "qs8-avgpool-1x1x83",
+    "qs8-avgpool-33x33x8",  # sums past 16 bits
 )
 
 
@@ -114,6 +118,18 @@ def test_the_largest_sums_are_exact(name: str, target: Target) -> None:
     for signs in (1, -1, (-1) ** np.arange(layer.out_channels)):
         own["weight"][:] = 127 * np.broadcast_to(signs, layer.out_channels)
         check(name, target, operands)
+
+
+@each_target
+@pytest.mark.parametrize("name", ["qs8-dwconv-3x3s2-11x9x67", "qs8-pwconv-3x3x12-5-residual"])
+def test_biases_may_be_larger_than_float32_is_exact(name: str, target: Target) -> None:
+    """Of channels whose weights are next to nothing beside their bias."""
+    skip_if_not_runnable(target)
+    operands = ByteOperands.random(Layer.parse(name))
+    own = operands.by_role(Layer.parse(name))
+    own["bias"][:] = np.random.default_rng(0).integers(-(2**30), 2**30, own["bias"].shape)
+    own["multiplier"][:] = 2.0**-23
+    check(name, target, operands)
 
 
 @each_target

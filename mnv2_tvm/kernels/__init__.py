@@ -11,6 +11,7 @@ from mnv2_tvm.kernels.inverted_residual import InvertedResidual
 from mnv2_tvm.kernels.pointwise import Pointwise
 from mnv2_tvm.kernels.pointwise_dot import PointwiseDot
 from mnv2_tvm.kernels.pooling import AveragePool
+from mnv2_tvm.kernels.pooling_bytes import AveragePoolBytes
 from mnv2_tvm.kernels.schedule import Schedule
 from mnv2_tvm.layer import Layer
 from mnv2_tvm.target import Target
@@ -27,6 +28,7 @@ KERNELS: tuple[type[Schedule], ...] = (
     PointwiseDot,
     DepthwiseBytes,
     Conv3x3Dot,
+    AveragePoolBytes,
 )
 
 

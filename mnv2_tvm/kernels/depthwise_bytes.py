@@ -14,7 +14,6 @@ added in int32. Weights are float32 in memory: there are few of them, and FMAs r
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import groupby
 from math import prod
 from typing import Any
 
@@ -25,7 +24,7 @@ from mnv2_tvm.dtype import QS8
 from mnv2_tvm.kernels.depthwise import Depthwise, slide
 from mnv2_tvm.kernels.loops import Index, inside, is_peelable
 from mnv2_tvm.kernels.registers import RegisterTile, Value, broadcast, load
-from mnv2_tvm.kernels.requantise import kind, store
+from mnv2_tvm.kernels.requantise import kind, store_tile
 from mnv2_tvm.kernels.schedule import Operands
 from mnv2_tvm.layer import Layer
 from mnv2_tvm.target import Target
@@ -92,12 +91,8 @@ class DepthwiseBytes(Depthwise):
         for row in range(tile_y * tile_x):
             y, x = y0 + row // tile_x, x0 + row % tile_x
             place = ((n * layer.out_height + y) * layer.out_width + x) * depth + c0
-            for lanes, vectors in groupby(acc.values(row), key=lambda vector: vector[1]):
-                group = list(vectors)
-                first = c0 + group[0][0]
-                sums = [
-                    T.Cast(kind("int32", lanes), value) + load(o.bias, c0 + channel, lanes)
-                    for channel, _, value in group
-                ]
-                where = (place + group[0][0], first, lanes * len(group))
-                store(layer, o, sums, lanes, where)
+            sums = [
+                (j, lanes, T.Cast(kind("int32", lanes), value) + load(o.bias, c0 + j, lanes))
+                for j, lanes, value in acc.values(row)
+            ]
+            store_tile(layer, o, sums, place, c0)

@@ -10,6 +10,7 @@
 would contract other sums as well, which rounds once where two roundings are meant.
 """
 
+from itertools import groupby
 from typing import Any
 
 from tvm.script.ir_builder import tirx as T
@@ -36,9 +37,14 @@ def store(
     """
     index, start, channels = where
     own = o.parts[-1]
+
+    def multiplier(at: Index) -> Value:
+        if layer.weight_shape is None:  # pooling: one for all channels
+            return broadcast(own["multiplier"][0], lanes)
+        return load(own["multiplier"], at, lanes)
+
     scaled = [
-        T.Cast(kind("float32", lanes), value)
-        * load(own["multiplier"], start + number * lanes, lanes)
+        T.Cast(kind("float32", lanes), value) * multiplier(start + number * lanes)
         for number, value in enumerate(sums)
     ]
     if layer.epilogue == "logits":
@@ -49,6 +55,17 @@ def store(
         scaled = [_add(own["addition"], p, x, lanes) for p, x in zip(scaled, added, strict=True)]
     values = [_nearest(value, lanes) for value in scaled]
     _store_bytes(o.y, index, values, own["zeros"][0], lanes, channels)
+
+
+def store_tile(
+    layer: Layer, o: Operands, sums: list[tuple[int, int, Value]], index: Index, start: Index
+) -> None:
+    """The same of vectors of several widths: [(first channel, lanes, int32 sums)]."""
+    for lanes, vectors in groupby(sums, key=lambda vector: vector[1]):
+        group = list(vectors)
+        first = group[0][0]
+        where = (index + first, start + first, lanes * len(group))
+        store(layer, o, [value for _, _, value in group], lanes, where)
 
 
 def kind(name: str, lanes: int) -> str:
