@@ -7,6 +7,7 @@ from mnv2_tvm.kernels.conv3x3 import Conv3x3
 from mnv2_tvm.kernels.conv3x3_dot import Conv3x3Dot
 from mnv2_tvm.kernels.depthwise import Depthwise
 from mnv2_tvm.kernels.depthwise_bytes import DepthwiseBytes
+from mnv2_tvm.kernels.depthwise_dot import DepthwiseDot
 from mnv2_tvm.kernels.inverted_residual import InvertedResidual
 from mnv2_tvm.kernels.pointwise import Pointwise
 from mnv2_tvm.kernels.pointwise_dot import PointwiseDot
@@ -26,6 +27,7 @@ KERNELS: tuple[type[Schedule], ...] = (
     AveragePool,
     InvertedResidual,
     PointwiseDot,
+    DepthwiseDot,
     DepthwiseBytes,
     Conv3x3Dot,
     AveragePoolBytes,

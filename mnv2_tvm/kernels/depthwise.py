@@ -32,6 +32,8 @@ from mnv2_tvm.kernels.schedule import Operands, Schedule, distinct
 from mnv2_tvm.layer import Layer
 from mnv2_tvm.target import Target
 
+Order = Literal["cyx", "ycx", "yxc"]
+
 _MOST_TAPS = 9 * 16  # of one emitted body: larger tiles gain nothing and bloat the code
 
 
@@ -42,7 +44,7 @@ class Depthwise(Schedule):
     tile_y: int  # output rows of the register tile
     tile_x: int  # output columns
     tile_c: int  # channels, also of a weight panel
-    order: Literal["cyx", "ycx", "yxc"]  # outer loops, outermost first
+    order: Order  # outer loops, outermost first
 
     @classmethod
     def computes(cls, layer: Layer) -> bool:
@@ -54,7 +56,7 @@ class Depthwise(Schedule):
     def space(cls, layer: Layer, target: Target) -> list[Self]:
         """Tiles whose accumulators fit the register file beside an input and a weight vector."""
         points, lanes = [], target.vector.lanes(layer.dtype)
-        orders: tuple[Literal["cyx", "ycx", "yxc"], ...] = ("cyx", "ycx", "yxc")
+        orders: tuple[Order, ...] = ("cyx", "ycx", "yxc")
         columns = [c for c in (1, 2, 3, 4) if (c - 1) * lanes < layer.out_channels]
         rows = range(1, min(4, layer.out_height) + 1)
         widths = range(1, min(target.vector.registers, layer.out_width) + 1)
@@ -68,9 +70,9 @@ class Depthwise(Schedule):
             points.append(point)
         if not points:  # odd channel counts are cut into many narrow vectors
             points = [cls(1, 1, min(lanes, layer.out_channels), "yxc")]
-        return distinct(points, lambda point: point._nest(layer))
+        return distinct(points, lambda point: point.nest(layer))
 
-    def _nest(self, layer: Layer) -> tuple[object, ...]:
+    def nest(self, layer: Layer) -> tuple[object, ...]:
         """What the loops come to: the order of those with one tile does not matter."""
         counts = {
             "c": self._panels(layer),

@@ -9,6 +9,7 @@ is what neighbouring inputs of a window have: all k of a pixel, or a row of 3x3 
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import product
 from math import prod
 
 import numpy as np
@@ -49,6 +50,12 @@ class DotTile:
             for column in range(self.columns):
                 operand = dot.weights(weights, start + column * lanes * WORD, lanes)
                 self._put(row, column, dot.add(self._get(row, column), pixel, operand, lanes))
+
+    def add_words(self, row: int, column: int, pixel: Value, weights: Value, start: Index) -> None:
+        """Multiply words that differ from lane to lane by one of the vectors of a step."""
+        operand = self._dot.weights(weights, start + column * self._lanes * WORD, self._lanes)
+        total = self._dot.add(self._get(row, column), pixel, operand, self._lanes)
+        self._put(row, column, total)
 
     @property
     def step(self) -> int:
@@ -106,6 +113,11 @@ class DotPacked(Schedule):
         side = layer.window.size
         return side, side * layer.in_channels
 
+    def words(self, layer: Layer) -> int:
+        """Words of weights that each channel has."""
+        count, length = self.runs(layer)
+        return count * len(words(length))
+
     def padded(self, layer: Layer) -> list[int]:
         """Channels of each panel, with those that only fill a vector."""
         (widths,) = self.panels(layer)
@@ -113,9 +125,9 @@ class DotPacked(Schedule):
 
     def packed(self, layer: Layer) -> list[tuple[int, str]]:
         """Weights, biases and multipliers have values for the padding as well."""
-        count, length = self.runs(layer)
-        steps, channels = count * len(words(length)), sum(self.padded(layer))
-        sizes = {"weight": steps * WORD * channels, "bias": channels, "multiplier": channels}
+        channels = sum(self.padded(layer))
+        weights = self.words(layer) * WORD * channels
+        sizes = {"weight": weights, "bias": channels, "multiplier": channels}
         return [(sizes.get(p.role, prod(p.shape)), p.storage) for p in layer.parameters]
 
     def pack(self, layer: Layer, parameters: Sequence[np.ndarray]) -> list[np.ndarray]:
@@ -132,24 +144,25 @@ class DotPacked(Schedule):
         parts = np.split(array, np.cumsum(widths)[:-1], axis=-1)
         filled = [_fill(p, n) for p, n in zip(parts, self.padded(layer), strict=True)]
         if parameter.role == "weight":
-            filled = [self._in_steps(layer, part) for part in filled]
+            filled = [self._in_order(self.in_words(layer, part)) for part in filled]
         return np.concatenate([part.reshape(-1) for part in filled])
 
-    def _in_steps(self, layer: Layer, weight: np.ndarray) -> np.ndarray:
-        """The weights [taps, in channels, channels] of a panel in the order of the steps."""
+    def in_words(self, layer: Layer, weight: np.ndarray) -> np.ndarray:
+        """The weights [taps, in channels, channels] of a panel as [run, step, channel, k]."""
         count, length = self.runs(layer)
-        steps = words(length)
-        rows = weight.reshape(count, length, -1)
-        ordered = np.zeros((count, len(steps) * WORD, rows.shape[2]), QS8.weight)
-        places = [k for step in steps for k in step]
-        for place, k in enumerate(places):
-            if k is not None:
-                ordered[:, place] = rows[:, k]
+        steps, rows = words(length), weight.reshape(count, length, -1)
+        found = np.zeros((count, len(steps), rows.shape[2], WORD), weight.dtype)
+        for (step, places), k in product(enumerate(steps), range(WORD)):
+            if (place := places[k]) is not None:
+                found[:, step, :, k] = rows[:, place]
+        return found
+
+    def _in_order(self, weight: np.ndarray) -> np.ndarray:
+        """[run, step, channel, k] as [run, step, vector, group, lane, k of the group]."""
         groups = DOTS[self.dot].groups
-        order = [k for group in groups for k in group]
-        split = ordered.reshape(count, len(steps), WORD, -1, self.lanes)[:, :, order]
-        shape = (count, len(steps), len(groups), len(groups[0]), split.shape[3], self.lanes)
-        return split.reshape(shape).transpose(0, 1, 4, 2, 5, 3)
+        split = weight.reshape(*weight.shape[:2], -1, self.lanes, WORD)
+        parts = [split[..., list(group)] for group in groups]
+        return np.stack(parts, axis=3)
 
 
 def _fill(array: np.ndarray, channels: int) -> np.ndarray:

@@ -51,7 +51,10 @@ def store(
         _store_values(o.y, index, scaled, lanes, channels)
         return
     if layer.epilogue == "residual":
-        added = _residual(o.residual, index, lanes, channels)
+        added = [
+            load_some(o.residual, index + first, lanes, min(lanes, channels - first))
+            for first in range(0, channels, lanes)
+        ]
         scaled = [_add(own["addition"], p, x, lanes) for p, x in zip(scaled, added, strict=True)]
     values = [_nearest(value, lanes) for value in scaled]
     _store_bytes(o.y, index, values, own["zeros"][0], lanes, channels)
@@ -89,17 +92,13 @@ def _add(addition: Any, scaled: Value, x: Value, lanes: int) -> Value:
     return T.call_llvm_pure_intrin(single, f"llvm.fma.{name}", p, p_factor, skip)
 
 
-def _residual(buffer: Any, index: Index, lanes: int, channels: int) -> list[Value]:
-    """Vectors of bytes; nothing past `channels` is read."""
-    found = []
-    for start in range(0, channels, lanes):
-        pieces = cut(min(lanes, channels - start), lanes)
-        values = [load(buffer, index + start + at, width) for at, width in pieces]
-        if len(values) > 1 or pieces[0][1] < lanes:
-            values.append(T.broadcast(T.uint8(0), lanes))
-            values = [T.Shuffle(values, list(range(lanes)))]
-        found += values
-    return found
+def load_some(buffer: Any, index: Index, lanes: int, count: int) -> Value:
+    """A vector of bytes of which only the first `count` are read; the others are 0."""
+    pieces = cut(count, lanes)
+    values = [load(buffer, index + at, width) for at, width in pieces]
+    if pieces == [(0, lanes)]:
+        return values[0]
+    return T.Shuffle([*values, T.broadcast(T.uint8(0), lanes)], list(range(lanes)))
 
 
 def _store_bytes(
