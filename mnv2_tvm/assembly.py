@@ -1,4 +1,7 @@
-"""What LLVM made of a schedule: FMAs and spills in its innermost loops, read from the assembly."""
+"""What LLVM made of a schedule: FMAs and spills in its innermost loops, read from the assembly.
+
+In quantised kernels the dot products of bytes or words are what FMAs are in others.
+"""
 
 import re
 from dataclasses import dataclass
@@ -12,9 +15,10 @@ from mnv2_tvm.target import Target
 
 # x86, AArch64 and ARMv7 with vector operands, Cortex-M; moves, loads and broadcasts are no
 # arithmetic.
-_FMA = re.compile(r"vfn?m(add|sub)\d*ps|fml[as]\s+v|vfm[as]\.f32|vml[as]\.f32")
+_FMA = re.compile(r"vpdpbusd|vpmaddwd|vfn?m(add|sub)\d*ps|fml[as]\s+v|vfm[as]\.f32|vml[as]\.f32")
 _OTHER = re.compile(
-    r"v(add|sub|mul|max|min|div)ps|f(add|sub|mul|max|min|maxnm|minnm|div)\s+v"
+    r"vp(add|sub|and|or|s[rl]l|sra|max|min|shuf|unpck|pack|mov[sz]x)"
+    r"|v(add|sub|mul|max|min|div)ps|f(add|sub|mul|max|min|maxnm|minnm|div)\s+v"
     r"|v(add|sub|mul|max|min|maxnm|minnm)\.f32"
 )
 _VECTOR = re.compile(r"%[xyz]mm\d|\b[qvds]\d")

@@ -10,9 +10,13 @@ import pytest
 from byte_runner import ByteLibrary, ByteOperands, numpy_result
 from conftest import machines, skip_if_not_runnable
 
+from mnv2_tvm.assembly import assembly, hot_loop
 from mnv2_tvm.dtype import F32, QS8
 from mnv2_tvm.errors import UserError
 from mnv2_tvm.kernels import Schedule, default_schedule, kernels_for
+from mnv2_tvm.kernels.dots import DOTS
+from mnv2_tvm.kernels.loops import tile_count
+from mnv2_tvm.kernels.pointwise_dot import PointwiseDot
 from mnv2_tvm.kernels.spaces import search_space
 from mnv2_tvm.layer import Layer
 from mnv2_tvm.target import Target
@@ -182,3 +186,50 @@ def test_float_and_quantised_kernels_keep_apart(here: Target) -> None:
                 assert kernels and all(kernel.computes(layer) for kernel in kernels)
                 other = Layer.parse(({F32: QS8, QS8: F32}[dtype]).name + layer.name[3:])
                 assert not any(kernel.computes(other) for kernel in kernels)
+
+
+@each_target
+@pytest.mark.parametrize(
+    "name",
+    [
+        "qs8-pwconv-14x14x96-576",
+        "qs8-pwconv-14x14x576-96-residual",
+        "qs8-pwconv-56x56x144-24-linear",
+        "qs8-pwconv-1x1x1280-1000-logits",
+    ],
+)
+def test_inner_loops_are_dot_products_in_registers(name: str, target: Target) -> None:
+    """Read from the assembly, so also where no CPU here can run it."""
+    layer = Layer.parse(name)
+    schedule = default_schedule(layer, target)
+    assert isinstance(schedule, PointwiseDot)
+    text, loop = assembly(layer, schedule, target), hot_loop(layer, schedule, target)
+    assert loop is not None and loop.spills == 0
+    columns, dot = tile_count(schedule.tile_n, schedule.lanes), DOTS[schedule.dot]
+    assert loop.fmas == schedule.tile_m * columns * len(dot.groups)
+    assert schedule.dot in text and "vpmaddubsw" not in text, "which saturates"
+    if schedule.dot == "vpdpbusd":
+        assert loop.fma_share == 1
+
+
+def test_far_weights_are_fetched_a_panel_ahead() -> None:
+    target = Target.load("x86-avx512-vnni")
+    for name, fetches in (("qs8-pwconv-7x7x160-960", True), ("qs8-pwconv-14x14x64-384", False)):
+        layer = Layer.parse(name)
+        schedule = default_schedule(layer, target)
+        assert ("prefetch" in str(schedule.emit(layer, target))) == fetches
+        assert "prefetch" in str(schedule.emit(layer, target, ahead_bytes=2**20))
+
+
+@each_target
+def test_four_vectors_of_a_depthwise_panel_too(target: Target) -> None:
+    """More channels than a sample of small layers is sure to have side by side."""
+    skip_if_not_runnable(target)
+    layer = Layer.parse("qs8-dwconv-3x3s1-3x4x64")
+    wide = [p for p in search_space(layer, target) if p.panel > 2 * target.vector.lanes(QS8)]
+    operands = ByteOperands.random(layer)
+    kernels = ByteLibrary(layer, target, wide[::5])
+    for index, schedule in enumerate(kernels.schedules):
+        np.testing.assert_array_equal(
+            kernels.run(index, operands, 0x5A), numpy_result(layer, operands), str(schedule)
+        )

@@ -17,8 +17,8 @@ from functools import partial
 from typing import Self
 
 from mnv2_tvm.dtype import F32
-from mnv2_tvm.kernels.loops import Index, Span, tile_loop
-from mnv2_tvm.kernels.prefetch import Ahead, are_far
+from mnv2_tvm.kernels.loops import Index, Span
+from mnv2_tvm.kernels.prefetch import Ahead, are_far, reduction
 from mnv2_tvm.kernels.product import Product
 from mnv2_tvm.kernels.registers import (
     RegisterTile,
@@ -109,21 +109,14 @@ class Pointwise(Product):
 def multiply(
     acc: RegisterTile,
     span: Span,
-    reduction: tuple[int, int],
+    steps: tuple[int, int],
     pixel: Callable[[int, Index], Value],
     weight: Callable[[Index, int, int], Value],
     ahead: Ahead | None = None,
 ) -> None:
-    """Emit the reduction of (depth, unrolled steps): add pixel(row, k) * weight(k, j, lanes)."""
-    depth, unroll = reduction
-    each = ahead.each(depth) if ahead else 0
-    fetching = min(depth, -(-ahead.lines // (each * unroll)) * unroll) if ahead else 0
-    for base, extent in ((0, fetching), (fetching, depth - fetching)):
-        for first, steps in tile_loop(extent, unroll, span, name="k"):
-            for k in (base + first + step for step in range(steps)):
-                if ahead and base < fetching:
-                    ahead.fetch(k, each)
-                acc.multiply_add(partial(_at, pixel, k), partial(weight, k))
+    """Emit the (depth, unrolled) steps: add pixel(row, k) * weight(k, j, lanes)."""
+    for k in reduction(*steps, span, ahead):
+        acc.multiply_add(partial(_at, pixel, k), partial(weight, k))
 
 
 def _at(pixel: Callable[[int, Index], Value], k: Index, row: int) -> Value:

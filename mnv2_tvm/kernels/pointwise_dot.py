@@ -14,12 +14,14 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Self
 
+import numpy as np
 from tvm.script.ir_builder import tirx as T
 
 from mnv2_tvm.dtype import QS8
 from mnv2_tvm.kernels.dot_tile import DotPacked, DotTile
 from mnv2_tvm.kernels.dots import DOTS, WORD, word, word_of, words
-from mnv2_tvm.kernels.loops import Index, tile_loop
+from mnv2_tvm.kernels.loops import Index
+from mnv2_tvm.kernels.prefetch import Ahead, are_far, reduction
 from mnv2_tvm.kernels.product import Product
 from mnv2_tvm.kernels.registers import Value, load
 from mnv2_tvm.kernels.requantise import store
@@ -72,16 +74,32 @@ class PointwiseDot(DotPacked, Product):
         acc.fill(lambda j: load(o.bias, n + j, self.lanes))
         steps = words(depth)
         panel = n * len(steps) * WORD
-        for first, count in tile_loop(depth // WORD, self.unroll_k, o.span, name="k"):
-            for step in (first + i for i in range(count)):
-                start = panel + step * acc.step
-                acc.add(partial(_word, o.x, m * depth + step * WORD, depth), o.weight, start)
+        ahead = self._ahead(layer, target, o, m, n)
+        for step in reduction(depth // WORD, self.unroll_k, o.span, ahead):
+            start = panel + step * acc.step
+            acc.add(partial(_word, o.x, m * depth + step * WORD, depth), o.weight, start)
         if depth % WORD:
             start = panel + (len(steps) - 1) * acc.step
             acc.add(partial(_last_word, o.x, m * depth, depth), o.weight, start)
         for i in range(tile_m):
             place = (m + i) * channels + n
             store(layer, o, acc.sums(i), self.lanes, (place, n, tile_n))
+
+    def _ahead(self, layer: Layer, target: Target, o: Operands, m: Index, n: Index) -> Ahead | None:
+        """The tile's share of the next layer's weights, else of the next panel."""
+        rows, panels = self.row_tiles(layer), self.panel_count(layer)
+        row_tile, steps = m // self.tile_m, len(words(layer.in_channels))
+        if layer.in_channels < WORD:
+            return None
+        if o.ahead_bytes:
+            number = n // self.tile_n * rows + row_tile
+            (end, _), *others = self.packed(layer)
+            end += sum(size * np.dtype(kind).itemsize for size, kind in others)
+            return Ahead.share(o.weight, end, number, rows * panels, o.ahead_bytes, 1)
+        if self.order == "nm" and rows > 1 and are_far(layer.weight_count, target):
+            after = (n + self.tile_n) * steps * WORD
+            return Ahead.share(o.weight, after, row_tile, rows, steps * WORD * self.tile_n, 1)
+        return None
 
 
 def _word(x: Value, start: Index, pitch: int, row: int) -> Value:

@@ -7,16 +7,17 @@ A layer of one pixel, the classifier, uses each weight once: it takes as long as
 come from memory. The layer before it, which has time to spare, fetches them.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
-from mnv2_tvm.kernels.loops import Index
+from mnv2_tvm.kernels.loops import Index, Span, tile_loop
 from mnv2_tvm.target import Target
 
-_LINE = 16  # float32 values of a cache line
+_LINE = 64  # bytes of a cache line
 _FAR = 4  # so many times L1: fewer weights are little to wait for
 _READ, _INTO_L2, _DATA = 0, 2, 1  # of LLVM's prefetch
 
@@ -34,12 +35,21 @@ class Ahead:
     buffer: Any
     start: Index
     lines: int
+    line: int  # values of one
 
     @classmethod
-    def share(cls, buffer: Any, end: int, number: Index, tiles: int, total_bytes: int) -> "Ahead":
+    def share(
+        cls,
+        buffer: Any,
+        end: Index,
+        number: Index,
+        tiles: int,
+        total_bytes: int,
+        value_bytes: int = 4,
+    ) -> "Ahead":
         """That of tile `number` of `tiles`, of `total_bytes` that follow `end` in the buffer."""
-        lines = -(-total_bytes // (4 * _LINE * tiles))
-        return cls(buffer, end + number * lines * _LINE, lines)
+        lines, line = -(-total_bytes // (_LINE * tiles)), _LINE // value_bytes
+        return cls(buffer, end + number * lines * line, lines, line)
 
     def each(self, steps: int) -> int:
         """Lines that each of the first steps of the reduction fetches."""
@@ -48,5 +58,17 @@ class Ahead:
     def fetch(self, step: Index, each: int) -> None:
         """Emit the prefetches of one step."""
         for line in range(each):
-            address = T.address_of(self.buffer[self.start + (step * each + line) * _LINE])
+            address = T.address_of(self.buffer[self.start + (step * each + line) * self.line])
             T.evaluate(tirx.call_intrin("void", "tirx.prefetch", address, _READ, _INTO_L2, _DATA))
+
+
+def reduction(steps: int, unroll: int, span: Span, ahead: Ahead | None) -> Iterator[Index]:
+    """Emit the loop over the steps of a reduction; the first of them fetch what is ahead."""
+    each = ahead.each(steps) if ahead else 0
+    fetching = min(steps, -(-ahead.lines // (each * unroll)) * unroll) if ahead else 0
+    for base, extent in ((0, fetching), (fetching, steps - fetching)):
+        for first, count in tile_loop(extent, unroll, span, name="k"):
+            for k in (base + first + step for step in range(count)):
+                if ahead and base < fetching:
+                    ahead.fetch(k, each)
+                yield k
