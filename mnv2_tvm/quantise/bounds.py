@@ -12,7 +12,7 @@ from mnv2_tvm.quantise.float_network import branch
 from mnv2_tvm.quantise.network import QuantisedLayer, QuantisedNetwork
 from mnv2_tvm.quantise.scheme import LARGEST_WEIGHT, SMALLEST_SCALE, Doubles
 
-LARGEST_SCALE = 2.0**60
+LARGEST_SCALE = 2.0**30  # with the smallest, no ratio of two scales is a subnormal
 
 _BYTE = 256  # more than any byte, also one stored as int8 whose bias takes the difference of 128
 _LARGEST_INT32 = 2**31 - 1
@@ -63,7 +63,7 @@ def _faults_of_weights(layer: QuantisedLayer) -> Iterator[str]:
     if layer.weight.min(initial=0) < -LARGEST_WEIGHT:
         yield f"a weight of {layer.name} is below -{LARGEST_WEIGHT}"
     if not ((layer.scales >= SMALLEST_SCALE) & (layer.scales <= LARGEST_SCALE)).all():
-        yield f"a scale of the weights of {layer.name} is not between 2^-60 and 2^60"
+        yield f"a scale of the weights of {layer.name} is not between 2^-60 and 2^30"
     elif largest_accumulators(layer).max() > _LARGEST_INT32:
         yield f"the sums of {layer.name} do not fit 32 bits"
 

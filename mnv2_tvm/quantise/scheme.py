@@ -36,7 +36,7 @@ Doubles = NDArray[np.float64]
 Integers = NDArray[np.integer[Any]]
 
 LARGEST_WEIGHT = 127  # -128 breaks the int16 sums of some instructions
-SMALLEST_SCALE = 2.0**-60  # of channels and tensors that are 0: no product of two is a subnormal
+SMALLEST_SCALE = 2.0**-60  # of what is 0: no product of two is a subnormal
 
 
 @dataclass(frozen=True)
