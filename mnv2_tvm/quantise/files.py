@@ -97,9 +97,9 @@ def encode(network: QuantisedNetwork) -> bytes:
             "shape": list(array.shape),
             "data_offsets": [start, len(data)],
         }
-    text = _text(network)
+    text = network_text(network)
     metadata = {"format": FORMAT, "version": str(VERSION), "network": text}
-    metadata["sha256"] = _checksum(text, bytes(data))
+    metadata["sha256"] = checksum(text, bytes(data))
     header = json.dumps({"__metadata__": metadata, **entries}, separators=(",", ":")).encode()
     header += b" " * (-len(header) % 8)
     return len(header).to_bytes(8, "little") + header + bytes(data)
@@ -121,7 +121,7 @@ def decode(content: bytes, what: str) -> QuantisedNetwork:
             f"{what} is of version {printable(metadata.version, 20)} of the int8 arithmetic, and "
             f"this package computes by version {VERSION}; quantise the network again"
         )
-    if metadata.sha256 != _checksum(metadata.network, content[start:]):
+    if metadata.sha256 != checksum(metadata.network, content[start:]):
         raise UserError(f"{what} is damaged: its checksum is another; {_AGAIN}")
     arrays = {}
     for key, tensor in checkpoint.tree.items():
@@ -175,7 +175,8 @@ def _arrays(network: QuantisedNetwork) -> dict[str, NDArray[Any]]:
     return arrays
 
 
-def _text(network: QuantisedNetwork) -> str:
+def network_text(network: QuantisedNetwork) -> str:
+    """Everything but the numbers of the weights, as JSON."""
     told = {
         "mean": network.pixels.mean,
         "std": network.pixels.std,
@@ -192,7 +193,8 @@ def _text(network: QuantisedNetwork) -> str:
     return json.dumps(told, separators=(",", ":"))
 
 
-def _checksum(text: str, data: bytes) -> str:
+def checksum(text: str, data: bytes) -> str:
+    """Of the JSON and of the numbers behind the header."""
     digest = hashlib.sha256(text.encode("utf-8", errors="surrogatepass"))
     digest.update(data)
     return digest.hexdigest()
