@@ -13,7 +13,8 @@ from mnv2_tvm.model import Architecture
 from mnv2_tvm.quantise.bias_correction import corrected_bias
 from mnv2_tvm.quantise.convert import quantise
 from mnv2_tvm.quantise.convolve import convolve, taps
-from mnv2_tvm.quantise.float_network import POOL, branch, walk
+from mnv2_tvm.quantise.float_network import POOL, branch, float_logits, walk
+from mnv2_tvm.quantise.post_training import quantise_by_images
 from mnv2_tvm.quantise.ranges import calibrate, hold_back
 from mnv2_tvm.quantise.report import decibels, loss
 
@@ -28,9 +29,8 @@ def test_every_fourth_image_is_held_back() -> None:
 
 def test_ranges_are_the_least_and_the_greatest() -> None:
     layers, images = float_layers(TINY), images_of(TINY, 6)
-    counts: list[int] = []
-    found = calibrate(layers, [images[:1], images[1:3], images[3:]], counts.append)
-    assert counts == [1, 3, 6] and found.images == 6
+    found = calibrate(layers, [images[:1], images[1:3], images[3:]])
+    assert found.images == 6
     residuals = 0
     for visit in walk(layers, images):
         name = visit.layer.name
@@ -144,3 +144,29 @@ def test_the_stem_of_bytes_is_the_stem_of_the_float_network() -> None:
     found = loss(float_layers(TINY), quantised(TINY), [images_of(TINY, 4, 100)])
     stem = next(layer for layer in found.layers if layer.name == "features.0.0")
     assert stem.decibels > 38
+
+
+def test_images_become_a_network_and_its_loss() -> None:
+    layers, images, seen = float_layers(TINY), images_of(TINY, 9), list[int]()
+
+    def load(number: int) -> np.ndarray:
+        return images[number : number + 1]
+
+    classes = float_logits(layers, images).argmax(axis=1).tolist()
+    found = quantise_by_images(
+        layers, range(9), load, PIXELS, classes=classes, progress=seen.append
+    )
+    held = [1, 5]
+    assert seen == [4, 7, 9] and found.loss is not None
+    assert (found.loss.images, found.loss.float_right) == (2, 2)
+    assert found.loss.right == found.loss.agreeing
+    statistics = calibrate(layers, [np.delete(images, held, axis=0)])
+    again = loss(layers, quantise(layers, statistics, PIXELS), [images[held]])
+    assert found.loss.decibels == pytest.approx(again.decibels, abs=1)
+
+
+def test_of_one_image_no_loss_is_known_and_of_none_there_is_no_network() -> None:
+    images = images_of(TINY, 1)
+    assert quantise_by_images(float_layers(TINY), [0], lambda _: images, PIXELS).loss is None
+    with pytest.raises(UserError, match="there is no image to calibrate with"):
+        quantise_by_images(float_layers(TINY), [], lambda _: images, PIXELS)

@@ -6,7 +6,7 @@ classes apart. The same pass notes the mean of what each weight is multiplied wi
 `bias_correction`.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -36,19 +36,16 @@ class Statistics:
 def calibrate(
     layers: tuple[FloatLayer, ...],
     batches: Iterable[Singles],
-    progress: Callable[[int], None] = lambda count: None,
 ) -> Statistics:
     """The statistics of normalised images, given in batches [n, y, x, c].
 
-    `progress` is told the number of images after each batch. Raises UserError where there is no
-    image, or the network gives numbers that are not finite.
+    Raises UserError where there is no image, or the network gives numbers that are not finite.
     """
     statistics = Statistics()
     for images in batches:
         for visit in walk(layers, images):
             _see(statistics, visit)
         statistics.images += len(images)
-        progress(statistics.images)
     if not statistics.images:
         raise UserError("there is no image to calibrate with; give one or more, best 16 or more")
     return statistics

@@ -1,6 +1,6 @@
 """What int8 costs: its logits beside those of the float network, and the layers that lose most."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from math import inf, log10
 from typing import Any
@@ -31,6 +31,9 @@ class Loss:
     agreeing: int  # images of which the best class is the float network's
     decibels: float  # signal to noise of the logits
     layers: tuple[LayerLoss, ...]  # the one that loses most first
+    # Of images with known classes: how many of them each network names rightly.
+    right: int | None = None
+    float_right: int | None = None
 
     @property
     def agreement(self) -> float:
@@ -39,16 +42,19 @@ class Loss:
 
 
 def loss(
-    layers: tuple[FloatLayer, ...], network: QuantisedNetwork, batches: Iterable[Singles]
+    layers: tuple[FloatLayer, ...],
+    network: QuantisedNetwork,
+    batches: Iterable[Singles],
+    classes: Sequence[int] | None = None,
 ) -> Loss:
     """The loss over normalised images, given in batches [n, y, x, c].
 
-    Raises UserError where there is none.
+    `classes` are the right ones, an image each. Raises UserError where there is no image.
     """
     quantised = {layer.name: layer for layer in network.layers}
     logits = _Power()
     powers = {name: _Power() for name in quantised}
-    images = agreeing = 0
+    best, float_best = list[int](), list[int]()
     for batch in batches:
         for visit in walk(layers, batch):
             alone = _alone(network, quantised[visit.layer.name], visit)
@@ -56,13 +62,14 @@ def loss(
         exact = visit.y.reshape(len(batch), -1)
         got = reference.logits(network, network.pixels.bytes_of(batch))
         logits.add(exact, got)
-        agreeing += int((exact.argmax(axis=1) == got.argmax(axis=1)).sum())
-        images += len(batch)
-    if not images:
+        best += got.argmax(axis=1).tolist()
+        float_best += exact.argmax(axis=1).tolist()
+    if not best:
         raise UserError("there is no image to measure the loss of int8 on; give two or more")
     found = [LayerLoss(name, power.decibels) for name, power in powers.items()]
     worst_first = tuple(sorted(found, key=lambda layer: layer.decibels))
-    return Loss(images, agreeing, logits.decibels, worst_first)
+    right = [None if classes is None else _equal(b, classes) for b in (best, float_best)]
+    return Loss(len(best), _equal(best, float_best), logits.decibels, worst_first, *right)
 
 
 def decibels(exact: NDArray[np.floating[Any]], got: NDArray[np.floating[Any]]) -> float:
@@ -70,6 +77,10 @@ def decibels(exact: NDArray[np.floating[Any]], got: NDArray[np.floating[Any]]) -
     power = _Power()
     power.add(exact, got)
     return power.decibels
+
+
+def _equal(one: Sequence[int], other: Sequence[int]) -> int:
+    return sum(a == b for a, b in zip(one, other, strict=True))
 
 
 class _Power:
