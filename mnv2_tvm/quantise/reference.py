@@ -1,7 +1,7 @@
 """A quantised network in plain numpy, by `scheme` to the last bit: what every kernel is held to.
 
-The sums are of integers held in float64: below 2^53 each is exact, in whatever order they are
-added, and the products can be left to a fast matrix multiplication.
+The sums are of integers held as floats: below 2^53 in float64, and below 2^24 in float32, each is
+exact in whatever order they are added, and can be left to a fast matrix multiplication.
 """
 
 from collections.abc import Iterator
@@ -61,13 +61,12 @@ def output(
 def accumulators(network: QuantisedNetwork, layer: QuantisedLayer, x: Bytes) -> NDArray[np.int32]:
     """bias + sum x * w: int32 [n, y, x, out]."""
     assert layer.weight is not None and layer.bias is not None
-    sums = convolve(
-        x.astype(np.float64),
-        layer.layer,
-        layer.weight.astype(np.float64),
-        border(network, layer).astype(np.float64),
-    )
-    return (sums + layer.bias).astype(np.int32)
+    largest = 255 * np.abs(layer.weight.astype(np.int64)).sum(axis=(0, 1)).max()
+    exact = np.float32 if largest < 2**24 else np.float64
+    operands = (array.astype(exact) for array in (x, layer.weight, border(network, layer)))
+    x_as_floats, weight, outside = operands
+    sums = convolve(x_as_floats, layer.layer, weight, outside)
+    return sums.astype(np.int32) + layer.bias
 
 
 def border(network: QuantisedNetwork, layer: QuantisedLayer) -> Bytes:
