@@ -1,6 +1,7 @@
 """Whole networks in int8: the reference against torch's integers and against the float network."""
 
 from dataclasses import replace
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from mnv2_tvm.model.source import SourceNetwork
 from mnv2_tvm.quantise import files, reference
 from mnv2_tvm.quantise.bounds import largest_accumulators
 from mnv2_tvm.quantise.convert import quantise
-from mnv2_tvm.quantise.float_network import INPUT, FloatLayer, float_logits
+from mnv2_tvm.quantise.float_network import INPUT, FloatLayer, branch, float_logits
 from mnv2_tvm.quantise.network import QuantisedLayer, QuantisedNetwork
 from mnv2_tvm.quantise.ranges import Statistics, calibrate
 from mnv2_tvm.quantise.report import loss
@@ -154,3 +155,39 @@ def _torch(network: QuantisedNetwork, layer: QuantisedLayer, x: Bytes) -> np.nda
         groups=shape.in_channels if shape.operator == "dwconv" else 1,
     )
     return sums.numpy().transpose(0, 2, 3, 1)
+
+
+def test_a_residual_is_rounded_as_the_definition_says() -> None:
+    """Some bytes of a layer that adds its block's input, in exact arithmetic."""
+    network = quantised(TINY)
+    layer = next(layer for layer in network.layers if len(layer.reads) > 1)
+    name, scales = layer.name, layer.scales
+    assert scales is not None and layer.bias is not None
+    random = np.random.default_rng(0)
+    x = random.integers(0, 256, layer.layer.input_shape).astype(np.uint8)
+    skip = random.integers(0, 256, layer.layer.output_shape).astype(np.uint8)
+    got = reference.output(network, layer, x, skip)
+    acc = reference.accumulators(network, layer, x)
+    x_as, p_as = network.tensors[layer.reads[0]], network.tensors[branch(name)]
+    skip_as, y_as = network.tensors[layer.reads[1]], network.tensors[name]
+    p_ratio, skip_ratio = (_f32(Fraction(t.scale / y_as.scale)) for t in (p_as, skip_as))
+    for place in random.integers(0, got.size, 200):
+        n = place % layer.layer.out_channels
+        factor = _f32(Fraction(x_as.scale * float(scales[n]) / p_as.scale))
+        scaled = _f32(_f32(Fraction(int(acc.flat[place]))) * factor)
+        p = min(max(round(scaled), -p_as.zero_point), 255 - p_as.zero_point)
+        added = _f32((int(skip.flat[place]) - skip_as.zero_point) * skip_ratio)
+        y = round(_f32(p * p_ratio + added)) + y_as.zero_point
+        assert got.flat[place] == min(max(y, 0), 255)
+
+
+def _f32(exact: Fraction) -> Fraction:
+    """The nearest float32, ties to even, from integers alone."""
+    if not exact:
+        return exact
+    exponent = 0  # of the last bit: 24 bits are before it
+    while abs(exact) / Fraction(2) ** exponent >= 2**24:
+        exponent += 1
+    while abs(exact) / Fraction(2) ** exponent < 2**23:
+        exponent -= 1
+    return round(exact / Fraction(2) ** exponent) * Fraction(2) ** exponent
