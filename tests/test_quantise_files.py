@@ -128,6 +128,17 @@ def _filled(field: str, value: float) -> Callable[[QuantisedLayer], np.ndarray]:
     return lambda layer: np.full_like(getattr(layer, field), value)
 
 
+def _enlarged(network: QuantisedNetwork) -> QuantisedNetwork:
+    """For an image of 2^17 x 2^17: its weights are the same."""
+    layers = list[QuantisedLayer]()
+    side = 2**17
+    for layer in network.layers[:-1]:
+        shape = replace(layer.layer, height=side, width=side)
+        layers.append(replace(layer, layer=shape))
+        side = shape.out_height
+    return replace(network, layers=(*layers, network.layers[-1]))
+
+
 RESIDUAL, RELU6 = "features.3.conv.2", "features.3.conv.1.0"
 HOSTILE: list[tuple[Callable[[QuantisedNetwork], QuantisedNetwork], str]] = [
     (lambda n: replace(n, layers=()), "no layer"),
@@ -148,6 +159,7 @@ HOSTILE: list[tuple[Callable[[QuantisedNetwork], QuantisedNetwork], str]] = [
     (_changed(RELU6, scales=_filled("scales", -1)), "a scale of the weights"),
     (_changed(RELU6, scales=_filled("scales", 2.0**29)), "too small for its weights"),
     (_tensor("pool", Quantisation(2.0**-59, 0)), "pool gives is too small"),
+    (_enlarged, "the sums of pool do not fit 32 bits"),
     (_tensor(RESIDUAL, Quantisation(2.0**-59, 0)), "too small for what it adds"),
     (_tensor(RELU6, Quantisation(0.02, 3)), "not bounded by 0 and 6"),
     (_tensor(RELU6, Quantisation(0.03, 0)), "not bounded by 0 and 6"),

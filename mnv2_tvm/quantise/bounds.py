@@ -59,6 +59,8 @@ def _faults(network: QuantisedNetwork) -> Iterator[str]:
 
 def _faults_of_weights(layer: QuantisedLayer) -> Iterator[str]:
     if layer.weight is None or layer.scales is None:
+        if _BYTE * layer.layer.height * layer.layer.width > _LARGEST_INT32:
+            yield f"the sums of {layer.name} do not fit 32 bits"
         return
     if layer.weight.min(initial=0) < -LARGEST_WEIGHT:
         yield f"a weight of {layer.name} is below -{LARGEST_WEIGHT}"
