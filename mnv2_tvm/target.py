@@ -49,9 +49,9 @@ class Codegen(
 
 @dataclass(frozen=True)
 class Dot:
-    """Products that one instruction sums into a lane of 32 bits, for each dtype that has more."""
+    """The instruction that sums products of neighbouring values in a lane, by the arithmetic."""
 
-    qs8: Count = 1
+    qs8: Literal["vpdpbusd", "vpmaddwd"] | None = None  # None: no kernel of such layers
 
 
 @dataclass(frozen=True)
@@ -70,8 +70,8 @@ class Vector:
     dot: Dot = Dot()
 
     def lanes(self, dtype: Dtype) -> int:
-        """Stored values in a register."""
-        return self.bytes // dtype.bytes
+        """Sums in a register."""
+        return self.bytes // dtype.accumulator_bytes
 
 
 @dataclass(frozen=True)
