@@ -143,7 +143,7 @@ RESIDUAL, RELU6 = "features.3.conv.2", "features.3.conv.1.0"
 HOSTILE: list[tuple[Callable[[QuantisedNetwork], QuantisedNetwork], str]] = [
     (lambda n: replace(n, layers=()), "no layer"),
     (lambda n: replace(n, layers=n.layers[:1] + n.layers[2:]), "reads what no layer before it"),
-    (lambda n: replace(n, layers=n.layers[:-1]), "gives no logits"),
+    (lambda n: replace(n, layers=n.layers[:-1]), "last layer, and no other"),
     (lambda n: replace(n, layers=n.layers[:3] + n.layers[2:]), "two layers are called"),
     (lambda n: replace(n, tensors={}), "scales are not those of its tensors"),
     (lambda n: replace(n, pixels=replace(n.pixels, mean=(0.5,))), "another number of means"),

@@ -165,6 +165,15 @@ def test_images_become_a_network_and_its_loss() -> None:
     assert found.loss.decibels == pytest.approx(again.decibels, abs=1)
 
 
+@pytest.mark.parametrize("factor", [2.0, 100.0, float("nan")])
+def test_images_that_are_normalised_otherwise_are_told(factor: float) -> None:
+    """Their bytes would all be 0 or 255."""
+    white = PIXELS.normalise(np.full((1, 32, 32, 3), 255, np.uint8))
+    quantise_by_images(float_layers(TINY), [0], lambda _: white, PIXELS)
+    with pytest.raises(UserError, match=r"normalised by the mean 0\.485, 0\.456, 0\.406 and"):
+        quantise_by_images(float_layers(TINY), [0], lambda _: white * np.float32(factor), PIXELS)
+
+
 def test_of_one_image_no_loss_is_known_and_of_none_there_is_no_network() -> None:
     images = images_of(TINY, 1)
     assert quantise_by_images(float_layers(TINY), [0], lambda _: images, PIXELS).loss is None

@@ -6,11 +6,14 @@ bias_correction  mean error of the rounded weights       -> into the biases, unl
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
+from mnv2_tvm.dtype import QS8
 from mnv2_tvm.errors import UserError
+from mnv2_tvm.layer import Layer
 from mnv2_tvm.quantise import pixels as image
 from mnv2_tvm.quantise import scheme
 from mnv2_tvm.quantise.bias_correction import corrected_bias
@@ -38,13 +41,15 @@ def quantise(
     done: list[QuantisedLayer] = []
     for layer in layers:
         if layer.weight is None or layer.bias is None:
-            now = QuantisedLayer(layer.name, layer.layer, layer.reads)
+            now = QuantisedLayer(layer.name, _in_bytes(layer.layer), layer.reads)
         else:
             means = statistics.means[layer.name] if correct_bias else None
             now = _quantised(layer, layer.weight, layer.bias, means, tensors, pixels)
-        done.append(now)
-        if layer is not layers[-1]:
+        if layer is layers[-1]:
+            now = replace(now, layer=replace(now.layer, epilogue="logits"))
+        else:
             _add_tensors(now, statistics, tensors)
+        done.append(now)
     network = QuantisedNetwork(pixels, tuple(done), tensors, about or {})
     if (wrong := fault(network)) is not None:
         raise UserError(f"this network cannot be quantised: {wrong}")
@@ -78,8 +83,12 @@ def _quantised(
             f"this network cannot be quantised: the biases of {layer.name} are too large"
         )
     return QuantisedLayer(
-        layer.name, layer.layer, layer.reads, q, integers.astype(np.int32), scales
+        layer.name, _in_bytes(layer.layer), layer.reads, q, integers.astype(np.int32), scales
     )
+
+
+def _in_bytes(layer: Layer) -> Layer:
+    return replace(layer, dtype=QS8)
 
 
 def _add_tensors(

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mnv2_tvm.errors import UserError
 from mnv2_tvm.quantise.scheme import Bytes, Doubles, Singles, clamp
 
 SCALE = 1.0  # of the bytes: the rest of it is in the weights
@@ -65,7 +66,24 @@ class Pixels:
         normal: Singles = (q.astype(np.float32) / np.float32(255) - mean) / std
         return normal
 
+    def check(self, images: NDArray[np.floating[Any]]) -> None:
+        """Raises UserError unless normalised images [n, y, x, c] are what bytes can be."""
+        least, most = (self.normalise(np.full(len(self.mean), q, np.uint8)) for q in (0, 255))
+        slack = (most - least) / 255
+        axes = tuple(range(images.ndim - 1))
+        low, high = images.min(axis=axes), images.max(axis=axes)
+        if not ((low >= least - slack) & (high <= most + slack)).all():  # also of NaN
+            raise UserError(
+                f"the images hold values from {low.min():.3g} to {high.max():.3g}, but bytes "
+                f"normalised by the mean {_shown(self.mean)} and the deviation {_shown(self.std)} "
+                f"lie in {least.min():.3g} to {most.max():.3g}; normalise the images by these"
+            )
+
     def bytes_of(self, images: NDArray[np.floating[Any]]) -> Bytes:
         """The bytes nearest to normalised images [n, y, x, c]: of those that were bytes, these."""
         scaled = images.astype(np.float64) * np.array(self.std) + np.array(self.mean)
         return clamp(np.rint(255 * scaled))
+
+
+def _shown(values: tuple[float, ...]) -> str:
+    return ", ".join(f"{value:.3f}" for value in values)

@@ -42,14 +42,17 @@ def quantise_by_images(
 
     `load` gives the normalised image [1, y, x, c] of an item, such as a path; `classes` are the
     right ones, of all items. `progress` is told the number of images that are done with. Raises
-    UserError where there is no image, or the network cannot be quantised.
+    UserError where there is no image, one is not normalised as `pixels` says, or the network cannot
+    be quantised.
     """
     kept, held = hold_back(range(len(items)))
 
     def batches(numbers: Sequence[int], done: int) -> Iterator[Singles]:
         for start in range(0, len(numbers), _BATCH):
             batch = numbers[start : start + _BATCH]
-            yield np.concatenate([load(items[number]) for number in batch])
+            images = np.concatenate([load(items[number]) for number in batch])
+            pixels.check(images)
+            yield images
             progress(done + start + len(batch))
 
     statistics = calibrate(layers, batches(kept, 0))

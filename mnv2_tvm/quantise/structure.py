@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
+from mnv2_tvm.dtype import QS8
 from mnv2_tvm.quantise.float_network import INPUT, branch
 from mnv2_tvm.quantise.network import QuantisedLayer, QuantisedNetwork
 
@@ -28,13 +29,15 @@ def _misfits(network: QuantisedNetwork) -> Iterator[str]:
     for layer in network.layers:
         if layer.name in shapes:
             yield f"two layers are called {layer.name}"
-        if layer.layer.operator not in _OPERATORS or layer.layer.batch != 1:
-            yield f"{layer.name} is {layer.layer.name}, which is no single layer for one image"
+        shape = layer.layer
+        if shape.operator not in _OPERATORS or shape.batch != 1 or shape.dtype != QS8:
+            yield f"{layer.name} is {shape.name}, which is no single layer of one image in int8"
         yield from _misfits_of_reads(layer, shapes)
         yield from _misfits_of_weights(layer)
         shapes[layer.name] = layer.layer.output_shape
-    if last.weight is None or last.layer.epilogue != "linear":
-        yield f"its last layer {last.name} gives no logits"
+    for layer in network.layers:
+        if (layer is last) != (layer.layer.epilogue == "logits"):
+            yield "its last layer, and no other, has to give logits"
     if sorted(network.tensors) != sorted(_tensors(network)):
         yield "its scales are not those of its tensors"
 
