@@ -25,6 +25,10 @@ def test_every_fourth_image_is_held_back() -> None:
     assert hold_back([1]) == ([1], [])
     assert hold_back([1, 2]) == ([1], [2])
     assert hold_back(range(9)) == ([0, 2, 3, 4, 6, 7, 8], [1, 5])
+    assert hold_back([]) == ([], [])
+    kept, held = hold_back(range(4000))
+    assert len(kept) == 64 == len(set(kept)) and len(held) == 1000 and not set(kept) & set(held)
+    assert kept[0] == 0 and kept[-1] > 3900
 
 
 def test_ranges_are_the_least_and_the_greatest() -> None:
@@ -147,17 +151,17 @@ def test_the_stem_of_bytes_is_the_stem_of_the_float_network() -> None:
 
 
 def test_images_become_a_network_and_its_loss() -> None:
-    layers, images, seen = float_layers(TINY), images_of(TINY, 9), list[int]()
+    layers, images, seen = float_layers(TINY), images_of(TINY, 9), list[tuple[int, int]]()
 
     def load(number: int) -> np.ndarray:
         return images[number : number + 1]
 
     classes = float_logits(layers, images).argmax(axis=1).tolist()
     found = quantise_by_images(
-        layers, range(9), load, PIXELS, classes=classes, progress=seen.append
+        layers, range(9), load, PIXELS, classes=classes, progress=lambda *done: seen.append(done)
     )
     held = [1, 5]
-    assert seen == [4, 7, 9] and found.loss is not None
+    assert seen == [(4, 9), (7, 9), (9, 9)] and found.loss is not None
     assert (found.loss.images, found.loss.float_right) == (2, 2)
     assert found.loss.right == found.loss.agreeing
     statistics = calibrate(layers, [np.delete(images, held, axis=0)])

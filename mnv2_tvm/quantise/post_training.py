@@ -36,12 +36,12 @@ def quantise_by_images(
     classes: Sequence[int] | None = None,
     correct_bias: bool = True,
     about: Mapping[str, Any] | None = None,
-    progress: Callable[[int], None] = lambda count: None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Quantised:
     """Quantise with three of four images, and measure the loss on the others.
 
     `load` gives the normalised image [1, y, x, c] of an item, such as a path; `classes` are the
-    right ones, of all items. `progress` is told the number of images that are done with. Raises
+    right ones, of all items. `progress` is told how many images are done with, of how many. Raises
     UserError where there is no image, one is not normalised as `pixels` says, or the network cannot
     be quantised.
     """
@@ -53,7 +53,7 @@ def quantise_by_images(
             images = np.concatenate([load(items[number]) for number in batch])
             pixels.check(images)
             yield images
-            progress(done + start + len(batch))
+            progress(done + start + len(batch), len(kept) + len(held))
 
     statistics = calibrate(layers, batches(kept, 0))
     network = quantise(layers, statistics, pixels, correct_bias=correct_bias, about=about)

@@ -20,7 +20,7 @@ from mnv2_tvm.quantise.scheme import Doubles, Singles
 T = TypeVar("T")
 
 _HELD_BACK = 4  # one image of so many
-ENOUGH = 16  # images to calibrate with: more change the result by less than another choice of them
+_MOST = 64  # to calibrate with; more than 16 change the result by less than others in their place
 
 
 @dataclass(eq=False)
@@ -54,11 +54,12 @@ def calibrate(
 def hold_back(items: Sequence[T]) -> tuple[list[T], list[T]]:
     """Images to calibrate with, and others to measure the loss on: every fourth is held back.
 
-    Of a single one there is nothing to hold back.
+    Of a single one there is nothing to hold back. Of many, 64 from all of them calibrate.
     """
     held = [item for number, item in enumerate(items) if number % _HELD_BACK == 1]
     kept = [item for number, item in enumerate(items) if number % _HELD_BACK != 1]
-    return kept, held
+    count = min(len(kept), _MOST)
+    return [kept[number * len(kept) // count] for number in range(count)], held
 
 
 def _see(statistics: Statistics, visit: Visit) -> None:
