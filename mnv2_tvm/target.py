@@ -98,6 +98,7 @@ class HostNeeds:
     features: tuple[str, ...]
     cpus: tuple[str, ...] = ()  # LLVM's names of those that `host` takes it for; none: for any
     libc: Literal["glibc", "bionic"] | None = None  # None: whichever is there
+    by_name_only: bool = False  # whether `host` and other groups leave it out
 
 
 @dataclass(frozen=True)
@@ -229,6 +230,7 @@ def _members(path: Path, table: dict[str, Any]) -> tuple[list[Target], list[str]
                 targets.append(_from_table(name, other))
         except UserError:
             broken.append(name)
+    targets = [target for target in targets if not target.host.by_name_only]
     names = [*broken, *(target.name for target in targets)]
     if not all(any(fnmatchcase(name, pattern) for name in names) for pattern in patterns):
         raise UserError(f"{path}: key 'best_of' must name files of machines in targets/")

@@ -46,7 +46,7 @@ class Pointwise(Product):
     def space(cls, layer: Layer, target: Target) -> list[Self]:
         """All tiles inside the register budget."""
         lanes = target.vector.lanes(layer.dtype)
-        return cls.points(cls, layer, target, lanes, layer.in_channels)
+        return cls.points(layer, target, lanes, layer.in_channels)
 
     def cost(self, rows: int, channels: int, target: Target) -> tuple[float, float]:
         """A tile takes as long as the busiest of its FMAs, its loads and the latency of an FMA."""

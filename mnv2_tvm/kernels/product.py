@@ -6,10 +6,10 @@ for n in panels of tile_n:              # order "nm"; "mn" swaps the two outer l
 """
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import product
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 from mnv2_tvm.kernels.loops import Index, tile_count, tile_loop
 from mnv2_tvm.kernels.schedule import Operands, Schedule, distinct
@@ -29,24 +29,18 @@ class Product(Schedule):
     unroll_k: int  # steps of the reduction in one body of the innermost loop
 
     @classmethod
-    def points(
-        cls,
-        make: Callable[[int, int, Order, int], Self],
-        layer: Layer,
-        target: Target,
-        lanes: int,
-        steps: int,
-    ) -> list[Self]:
+    def points(cls, layer: Layer, target: Target, lanes: int, steps: int, *own: Any) -> list[Self]:
         """Tiles inside the register budget that leave no smaller tile with as few steps.
 
-        Their vectors have `lanes` channels, and the reduction `steps` steps.
+        Their vectors have `lanes` channels, and the reduction `steps` steps; `own` are the
+        decisions of a subclass.
         """
         budget, pixels = target.vector.registers, pixels_of(layer)
         points: list[Self] = []
         for columns in range(1, budget // 2):
             tile_n = min(columns * lanes, layer.out_channels)
             for tile_m in range(1, min(pixels, budget) + 1):
-                point = make(tile_m, tile_n, "nm", 1)
+                point = cls(tile_m, tile_n, "nm", 1, *own)
                 if point.registers(layer, target) > budget:
                     break
                 if tile_count(pixels, tile_m) < tile_count(pixels, max(tile_m - 1, 1)) or (
@@ -58,7 +52,7 @@ class Product(Schedule):
         orders: tuple[Order, ...] = ("nm", "mn")
         unrolls = [unroll for unroll in (1, 2, 4) if unroll <= steps]
         every = [
-            make(point.tile_m, point.tile_n, order, unroll)
+            cls(point.tile_m, point.tile_n, order, unroll, *own)
             for point, order, unroll in product(points, orders, unrolls)
         ]
         return distinct(every, lambda point: point._nest(layer))
