@@ -37,7 +37,7 @@ class Visit:
     """What a layer reads and writes for a batch of images, float32 [n, y, x, c]."""
 
     layer: FloatLayer
-    x: Singles
+    inputs: tuple[Singles, ...]  # of the tensors in `layer.reads`
     branch: Singles | None  # before the addition of a residual, if there is one
     y: Singles
 
@@ -72,14 +72,14 @@ def walk(layers: tuple[FloatLayer, ...], images: NDArray[np.floating[Any]]) -> I
     tensors: dict[str, Singles] = {INPUT: images.astype(np.float32)}
     last = {name: layer.name for layer in layers for name in layer.reads}
     for layer in layers:
-        x = tensors[layer.reads[0]]
-        product = _product(layer, x)
-        added = product + tensors[layer.reads[1]] if len(layer.reads) > 1 else None
-        y = product if added is None else added
-        if layer.layer.epilogue == "relu6":
-            y = y.clip(0, 6)  # NaN stays NaN
+        inputs = tuple(tensors[name] for name in layer.reads)
+        y = product = _product(layer, inputs[0])
+        if len(inputs) > 1:
+            y = product + inputs[1]
+        elif layer.layer.epilogue == "relu6":
+            y = product.clip(0, 6)  # NaN stays NaN
         tensors[layer.name] = y
-        yield Visit(layer, x, None if added is None else product, y)
+        yield Visit(layer, inputs, product if len(inputs) > 1 else None, y)
         for name in layer.reads:
             if last[name] == layer.name:
                 tensors.pop(name, None)

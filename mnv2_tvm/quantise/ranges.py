@@ -82,12 +82,12 @@ def _widen(statistics: Statistics, name: str, values: Singles) -> None:
 
 
 def _average(statistics: Statistics, visit: Visit) -> None:
-    layer, count = visit.layer.layer, len(visit.x)
+    layer, x = visit.layer.layer, visit.inputs[0]
     border = np.zeros(layer.in_channels, np.float32)
     seen = np.stack(
-        [t.mean(axis=(0, 1, 2), dtype=np.float64) for t in taps(visit.x, layer.window, border)]
+        [t.mean(axis=(0, 1, 2), dtype=np.float64) for t in taps(x, layer.window, border)]
     )
-    before, name = statistics.images, visit.layer.name
+    before, count, name = statistics.images, len(x), visit.layer.name
     if before:
         seen = (statistics.means[name] * before + seen * count) / (before + count)
     statistics.means[name] = seen

@@ -103,10 +103,8 @@ class _Power:
 
 def _alone(network: QuantisedNetwork, layer: QuantisedLayer, visit: Visit) -> NDArray[Any]:
     """The layer's output in real numbers, for the float network's tensors rounded to bytes."""
-    inputs = [_stored(network, layer.reads[0], visit.x)]
-    if visit.branch is not None:
-        inputs.append(_stored(network, layer.reads[1], visit.y - visit.branch))
-    y = reference.output(network, layer, *inputs)
+    reads = zip(layer.reads, visit.inputs, strict=True)
+    y = reference.output(network, layer, *(_stored(network, name, real) for name, real in reads))
     tensor = network.tensors.get(layer.name)
     return y if tensor is None else tensor.real(y)  # type: ignore[arg-type]
 
