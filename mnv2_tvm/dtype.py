@@ -11,14 +11,23 @@ class Dtype:
 
     name: str  # the first word of a layer's name
     storage: str  # of the tensors between the layers
+    weight: str
     accumulator: str
+    multiplier: str | None = None  # of a sum, before it is stored; None: it is stored as it is
 
     @property
     def bytes(self) -> int:
         """Of one stored value."""
         return np.dtype(self.storage).itemsize
 
+    @property
+    def accumulator_bytes(self) -> int:
+        """Of one sum."""
+        return np.dtype(self.accumulator).itemsize
 
-F32 = Dtype("f32", "float32", "float32")
 
-DTYPES = {dtype.name: dtype for dtype in (F32,)}
+F32 = Dtype("f32", "float32", "float32", "float32")
+# Quantised: tensors with a scale and a zero point, weights with a scale for each output channel.
+QS8 = Dtype("qs8", "uint8", "int8", "int32", "float32")
+
+DTYPES = {dtype.name: dtype for dtype in (F32, QS8)}

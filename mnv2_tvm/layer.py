@@ -3,8 +3,8 @@
 `f32-dwconv-3x3s2-112x112x96` is a record's key, a test's id, a row of a profile and what
 `--layer` takes. The input's height x width x channels stand in it; a dense layer adds its output
 channels, a whole block its expanded ones before them; a batch above one comes first
-(`2x112x112x96`). ReLU6 follows unless the name ends in `-linear` or `-residual` (linear, plus the
-block's input).
+(`2x112x112x96`). ReLU6 follows unless the name ends in `-linear`, `-residual` (linear, plus the
+block's input) or `-logits` (of a quantised layer: its sums as float32).
 """
 
 import re
@@ -12,14 +12,16 @@ from dataclasses import dataclass, replace
 from math import prod
 from typing import Literal, get_args
 
+import numpy as np
+
 from mnv2_tvm.dtype import DTYPES, F32, Dtype
 from mnv2_tvm.errors import UserError
 from mnv2_tvm.window import PATTERN, Window
 
 # `irb` is an inverted residual block, `stem` the first convolution with the block after it.
 Operator = Literal["conv", "dwconv", "pwconv", "avgpool", "irb", "stem"]
-Epilogue = Literal["relu6", "linear", "residual"]
-Role = Literal["weight", "bias"]
+Epilogue = Literal["relu6", "linear", "residual", "logits"]
+Role = Literal["weight", "bias", "multiplier", "zeros", "addition"]
 
 _SIZE = {"conv": 3, "dwconv": 3, "pwconv": 1, "avgpool": 1, "irb": 3, "stem": 3}  # of windows
 _BLOCKS = ("irb", "stem")
@@ -27,15 +29,22 @@ _NAME = re.compile(
     rf"(?P<dtype>[a-z]+\d+)-(?P<operator>[a-z]+)(-(?P<window>{PATTERN}))?"
     r"-(?P<shape>\d{1,9}(x\d{1,9}){2,3})"
     r"(-(?P<hidden>\d{1,9})(?=-\d))?(-(?P<out_channels>\d{1,9}))?"
-    r"(-(?P<epilogue>linear|residual))?"
+    r"(-(?P<epilogue>linear|residual|logits))?"
 )
 
 
 @dataclass(frozen=True)
 class Parameter:
-    """One constant operand of a kernel; a weight's shape is [taps, in of a group, out channels]."""
+    """One constant operand of a kernel; a weight's shape is [taps, in of a group, out channels].
 
-    part: int  # of the layer's parts with weights
+    Of a quantised layer, whose tensors are real = scale * (q - zero point), also the multiplier of
+    each sum; `zeros`, the zero point of the output and, where a window reaches outside the image,
+    the values that lie there for each channel of a group; and what `addition` of a residual takes:
+    the least and the most that the convolution gives, the residual's zero point, and the scales of
+    both over the output's.
+    """
+
+    part: int  # of the layer's parts
     role: Role
     shape: tuple[int, ...]
     storage: str  # type of its values
@@ -68,10 +77,12 @@ class Layer:
         stride: int = 1,
         epilogue: Epilogue = "relu6",
         hidden_channels: int = 0,
+        dtype: Dtype = F32,
     ) -> "Layer":
-        """A float32 layer with the usual window of its operator: 3x3 with padding 1, or 1x1."""
-        window, shape = Window.centred(_SIZE[operator], stride), (batch, height, width)
-        return cls(operator, *shape, in_channels, out_channels, window, epilogue, hidden_channels)
+        """A layer with the usual window of its operator: 3x3 with padding 1, or 1x1."""
+        window, size = Window.centred(_SIZE[operator], stride), (batch, height, width)
+        channels = (in_channels, out_channels)
+        return cls(operator, *size, *channels, window, epilogue, hidden_channels, dtype)
 
     @property
     def parts(self) -> tuple["Layer", ...]:
@@ -114,7 +125,13 @@ class Layer:
     @property
     def output_bytes(self) -> int:
         """Of the whole output."""
-        return self.dtype.bytes * prod(self.output_shape)
+        return np.dtype(self.output_storage).itemsize * prod(self.output_shape)
+
+    @property
+    def output_storage(self) -> str:
+        """Type of the output's values."""
+        logits = self.epilogue == "logits"
+        return self.dtype.multiplier or "" if logits else self.dtype.storage
 
     @property
     def weight_shape(self) -> tuple[int, int, int] | None:
@@ -132,14 +149,29 @@ class Layer:
     @property
     def parameters(self) -> tuple[Parameter, ...]:
         """The constant operands in the order of the kernel's C signature."""
-        found = list[Parameter]()
-        for number, part in enumerate(self.weighted):
-            assert part.weight_shape is not None
-            found += [
-                Parameter(number, "weight", part.weight_shape, self.dtype.storage),
-                Parameter(number, "bias", (part.out_channels,), self.dtype.accumulator),
-            ]
-        return tuple(found)
+        return tuple(
+            Parameter(number, role, shape, storage)
+            for number, part in enumerate(self.parts)
+            for role, shape, storage in part._operands()
+        )
+
+    def _operands(self) -> list[tuple[Role, tuple[int, ...], str]]:
+        """Role, shape and type of the constants of a layer of one part."""
+        dtype, shape = self.dtype, self.weight_shape
+        sums = (self.out_channels,) if shape else (1,)
+        found: list[tuple[Role, tuple[int, ...], str]] = []
+        if shape:
+            found.append(("weight", shape, dtype.weight))
+        if shape or dtype.multiplier:
+            found.append(("bias", sums, dtype.accumulator))
+        if dtype.multiplier:
+            found.append(("multiplier", sums, dtype.multiplier))
+            if self.epilogue != "logits":
+                border = shape[1] if shape and self.window.size > 1 else 0
+                found.append(("zeros", (1 + border,), dtype.accumulator))
+            if self.epilogue == "residual":
+                found.append(("addition", (5,), dtype.multiplier))
+        return found
 
     @property
     def weight_count(self) -> int:
@@ -185,6 +217,11 @@ class Layer:
             return self.window == Window(1)
         return self.operator == "dwconv" or (self.window.size > 1) == (_SIZE[self.operator] > 1)
 
+    def _has_epilogue(self) -> bool:
+        """Whether it can end so: only a quantised dense layer has logits to turn into float32."""
+        dense = self.operator == "pwconv" and self.dtype.multiplier is not None
+        return dense or self.epilogue != "logits"
+
     @classmethod
     def parse(cls, name: str) -> "Layer":
         """The layer that `name` names. Raises UserError if it is no layer's name."""
@@ -208,6 +245,8 @@ class Layer:
         )
         if not layer._has_window():
             raise UserError(f"'{name}' is not a layer's name ({operator} has no such window)")
+        if not layer._has_epilogue():
+            raise UserError(f"'{name}' is not a layer's name (it has no {layer.epilogue})")
         if layer.name != name or layer.has_no_extent():
             raise UserError(f"'{name}' is not a layer's name (it would read '{layer.name}')")
         return layer

@@ -49,9 +49,9 @@ class Codegen(
 
 @dataclass(frozen=True)
 class Dot:
-    """Products that one instruction sums into a lane of 32 bits, for each dtype that has more."""
+    """The instruction that sums products of neighbouring values in a lane, by the arithmetic."""
 
-    qs8: Count = 1
+    qs8: Literal["vpdpbusd", "vpmaddwd"] | None = None  # None: no kernel of such layers
 
 
 @dataclass(frozen=True)
@@ -70,8 +70,8 @@ class Vector:
     dot: Dot = Dot()
 
     def lanes(self, dtype: Dtype) -> int:
-        """Stored values in a register."""
-        return self.bytes // dtype.bytes
+        """Sums in a register."""
+        return self.bytes // dtype.accumulator_bytes
 
 
 @dataclass(frozen=True)
@@ -98,6 +98,7 @@ class HostNeeds:
     features: tuple[str, ...]
     cpus: tuple[str, ...] = ()  # LLVM's names of those that `host` takes it for; none: for any
     libc: Literal["glibc", "bionic"] | None = None  # None: whichever is there
+    by_name_only: bool = False  # whether `host` and other groups leave it out
 
 
 @dataclass(frozen=True)
@@ -229,6 +230,7 @@ def _members(path: Path, table: dict[str, Any]) -> tuple[list[Target], list[str]
                 targets.append(_from_table(name, other))
         except UserError:
             broken.append(name)
+    targets = [target for target in targets if not target.host.by_name_only]
     names = [*broken, *(target.name for target in targets)]
     if not all(any(fnmatchcase(name, pattern) for name in names) for pattern in patterns):
         raise UserError(f"{path}: key 'best_of' must name files of machines in targets/")

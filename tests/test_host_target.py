@@ -38,6 +38,7 @@ MACHINES = {
     "a 32-bit system on a Raspberry Pi 4": ("armv7l", "cortex-a72", "neon vfpv4 crc32", "rasp4-32"),
     "Zen 3": ("x86_64", "znver3", HASWELL, "x86-avx2"),
     "Zen 4": ("x86_64", "znver4", SKYLAKE, "x86-avx512"),
+    "Zen 4, with VNNI": ("x86_64", "znver4", f"{SKYLAKE} avx512_vnni", "x86-avx512"),
     "Xeon Phi, with half of AVX-512": ("x86_64", "knl", f"{HASWELL} avx512f", "x86-avx2"),
 }
 

@@ -3,11 +3,13 @@
 import functools
 from itertools import product
 from math import prod
+from typing import Any
 
 import pytest
 import torch
 from torch.nn import functional
 
+from mnv2_tvm.dtype import QS8
 from mnv2_tvm.errors import UserError
 from mnv2_tvm.layer import Layer
 from mnv2_tvm.model import Architecture
@@ -90,6 +92,11 @@ def test_flops_are_two_a_multiply_accumulate(architecture: Architecture) -> None
             Layer("irb", 1, 8, 8, 3, 8, Window(3, 2, 1, 0, 1), "linear", 12),
             "f32-irb-3x3s2p0x1-8x8x3-12-8-linear",
         ),
+        (Layer.of("dwconv", 1, 8, 8, 4, 4, dtype=QS8), "qs8-dwconv-3x3s1-8x8x4"),
+        (
+            Layer.of("pwconv", 1, 1, 1, 64, 10, epilogue="logits", dtype=QS8),
+            "qs8-pwconv-1x1x64-10-logits",
+        ),
     ],
 )
 def test_names_are_spelt_as_documented(layer: Layer, name: str) -> None:
@@ -130,6 +137,8 @@ def test_names_are_spelt_as_documented(layer: Layer, name: str) -> None:
         "f32-stem-3x3s1p0x0-2x2x3-8-8",
         "f32-pwconv-8x8x8-8-relu6",
         "f32-pwconv-8x8x8-8-tanh",
+        "f32-pwconv-8x8x8-8-logits",  # they are float32 anyway
+        "qs8-conv-3x3s1-8x8x3-8-logits",
         "f32-pwconv-1x8x8x8-8",  # a batch of one is not written
         "f32-pwconv-08x8x8-8",
         "f32-pwconv-0x8x8-8",
@@ -143,6 +152,57 @@ def test_names_are_spelt_as_documented(layer: Layer, name: str) -> None:
 def test_other_names_are_refused(name: str) -> None:
     with pytest.raises(UserError, match="is not a layer's name"):
         Layer.parse(name)
+
+
+@pytest.mark.parametrize(
+    ("name", "roles"),
+    [
+        ("f32-pwconv-4x4x8-8-residual", {"weight": (1, 8, 8), "bias": (8,)}),
+        ("f32-avgpool-7x7x8", {}),
+        (
+            "qs8-pwconv-4x4x8-16-residual",
+            {
+                "weight": (1, 8, 16),
+                "bias": (16,),
+                "multiplier": (16,),
+                "zeros": (1,),
+                "addition": (5,),
+            },
+        ),
+        (
+            "qs8-conv-3x3s2-8x8x3-16",  # beside the output's zero point a pixel outside the image
+            {"weight": (9, 3, 16), "bias": (16,), "multiplier": (16,), "zeros": (4,)},
+        ),
+        (
+            "qs8-dwconv-3x3s2-8x8x16",
+            {"weight": (9, 1, 16), "bias": (16,), "multiplier": (16,), "zeros": (2,)},
+        ),
+        ("qs8-avgpool-7x7x8", {"bias": (1,), "multiplier": (1,), "zeros": (1,)}),
+        (
+            "qs8-pwconv-1x1x8-10-logits",
+            {"weight": (1, 8, 10), "bias": (10,), "multiplier": (10,)},
+        ),
+    ],
+)
+def test_constants_follow_from_the_arithmetic(name: str, roles: dict[str, Any]) -> None:
+    parameters = Layer.parse(name).parameters
+    assert {p.role: p.shape for p in parameters} == roles
+    types = {"weight": "int8", "bias": "int32", "zeros": "int32"}
+    wanted = [types.get(role, "float32") if name.startswith("qs8") else "float32" for role in roles]
+    assert [p.storage for p in parameters] == wanted
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "size"),
+    [
+        ("f32-pwconv-2x3x8-10", "float32", 240),
+        ("qs8-pwconv-2x3x8-10", "uint8", 60),
+        ("qs8-pwconv-2x3x8-10-logits", "float32", 240),
+    ],
+)
+def test_outputs_are_bytes_but_for_logits(name: str, kind: str, size: int) -> None:
+    layer = Layer.parse(name)
+    assert (layer.output_storage, layer.output_bytes) == (kind, size)
 
 
 @pytest.mark.parametrize(("extent", "stride", "out"), [(1, 1, 1), (1, 2, 1), (8, 2, 4), (9, 2, 5)])

@@ -71,11 +71,12 @@ def test_vectors_of_the_x86_files_are_those_of_the_instruction_set() -> None:
 
 
 def test_optional_facts_have_defaults(edit: Edit) -> None:
+    edit(r"^dot = .*\n", "")
     target = Target.load("x86-avx2")
-    assert (target.vector.dot.qs8, target.policy) == (1, Policy())
-    edit(r"^\[cache\]$", 'dot = { qs8 = 4 }\n[policy]\nfuse = "always"\npasses = 2\n[cache]')
+    assert (target.vector.dot.qs8, target.policy) == (None, Policy())
+    edit(r"^dot = .*$", 'dot = { qs8 = "vpdpbusd" }\n[policy]\nfuse = "always"\npasses = 2')
     target = Target.load("x86-avx2")
-    assert (target.vector.dot.qs8, target.policy) == (4, Policy("always", 2))
+    assert (target.vector.dot.qs8, target.policy) == ("vpdpbusd", Policy("always", 2))
     block = Layer.parse("f32-irb-3x3s1-7x7x160-960-320-linear")
     schedule = Decisions(target, {})(block)
     assert schedule is not None and schedule.to_json()["chunk"] == 480
@@ -121,9 +122,10 @@ def test_broken_file_and_key_are_named(edit: Edit, subtests: pytest.Subtests) ->
         (r"^\[cache\]$", "[policy]\npasses = 0\n[cache]", "policy.passes"),
         (r"^\[cache\]$", '[policy]\nfuse = "never"\n[cache]', "policy.fuse"),
         (r"^\[cache\]$", "[policy]\nsplit = 1\n[cache]", "'policy.split' is not known"),
-        (r"^registers = .*$", "registers = 16\ndot = 4", "vector.dot"),
-        (r"^registers = .*$", "registers = 16\ndot = { qs8 = 0 }", "vector.dot.qs8"),
-        (r"^registers = .*$", "registers = 16\ndot = { qs9 = 4 }", "'vector.dot.qs9' is not known"),
+        (r"^dot = .*$", "dot = 4", "vector.dot"),
+        (r"^dot = .*$", 'dot = { qs8 = "vpdp" }', "vector.dot.qs8"),
+        (r"^dot = .*$", "dot = { qs8 = 4 }", "vector.dot.qs8"),
+        (r"^dot = .*$", 'dot = { qs9 = "vpdpbusd" }', "'vector.dot.qs9' is not known"),
         (r"^registers = .*$", "registers = 16\nregisters = 16", "not valid TOML"),
         (r"^registers = .*$", f"registers = {5000 * '9'}", "not valid TOML"),
         (r"^features = .*$", f"features = {10_000 * '['}", "not valid TOML: nested"),

@@ -4,10 +4,15 @@ from typing import Any
 
 from mnv2_tvm.errors import UserError
 from mnv2_tvm.kernels.conv3x3 import Conv3x3
+from mnv2_tvm.kernels.conv3x3_dot import Conv3x3Dot
 from mnv2_tvm.kernels.depthwise import Depthwise
+from mnv2_tvm.kernels.depthwise_bytes import DepthwiseBytes
+from mnv2_tvm.kernels.depthwise_dot import DepthwiseDot
 from mnv2_tvm.kernels.inverted_residual import InvertedResidual
 from mnv2_tvm.kernels.pointwise import Pointwise
+from mnv2_tvm.kernels.pointwise_dot import PointwiseDot
 from mnv2_tvm.kernels.pooling import AveragePool
+from mnv2_tvm.kernels.pooling_bytes import AveragePoolBytes
 from mnv2_tvm.kernels.schedule import Schedule
 from mnv2_tvm.layer import Layer
 from mnv2_tvm.target import Target
@@ -21,6 +26,11 @@ KERNELS: tuple[type[Schedule], ...] = (
     Pointwise,
     AveragePool,
     InvertedResidual,
+    PointwiseDot,
+    DepthwiseDot,
+    DepthwiseBytes,
+    Conv3x3Dot,
+    AveragePoolBytes,
 )
 
 

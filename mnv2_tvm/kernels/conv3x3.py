@@ -74,9 +74,9 @@ class Conv3x3(Schedule):
     @classmethod
     def ranked(cls, layer: Layer, target: Target) -> list[Self]:
         """The tiles of the space, the one with the fewest cycles first."""
-        return sorted(cls.space(layer, target), key=lambda point: point._cycles(layer, target))
+        return sorted(cls.space(layer, target), key=lambda point: point.cycles(layer, target))
 
-    def _cycles(self, layer: Layer, target: Target) -> tuple[float, float]:
+    def cycles(self, layer: Layer, target: Target) -> tuple[float, float]:
         """Cost of one step of the taps over a row: (cycles, loads to break a tie)."""
         vector = target.vector
         columns = vectors(self.tile_n, vector.lanes(layer.dtype))
@@ -119,39 +119,40 @@ class Conv3x3(Schedule):
                     for x, tile_x in window_loop(
                         layer.out_width, width, window, self.tile_x, span, name="x"
                     ):
-                        _tile(layer, target, operands, n, y, (x, tile_x), (c, tile_n))
+                        self.tile(layer, target, operands, n, y, (x, tile_x), (c, tile_n))
 
-
-def _tile(
-    layer: Layer,
-    target: Target,
-    o: Operands,
-    n: Any,
-    y: Index,
-    columns: tuple[Index, int],
-    channels: tuple[Index, int],
-) -> None:
-    (x0, tile_x), (c0, tile_n) = columns, channels
-    depth, window = layer.in_channels, layer.window
-    acc = RegisterTile(tile_x, tile_n, target.vector)
-    acc.fill(lambda row, j, lanes: load(o.bias, c0 + j, lanes))
-    first, height = y * window.stride, layer.height
-    inner = [ky for ky in range(3) if inside(first + (ky - window.before), height)]
-    convolve(
-        acc,
-        layer,
-        o.span,
-        (y, inner[0], o.span.opaque(inner[-1] + 1)),
-        (x0, tile_x),
-        lambda line, x, k: o.x[((n * layer.height + line) * layer.width + x) * depth + k],
-        lambda step, j, lanes: load(o.weight, c0 * 9 * depth + step * tile_n + j, lanes),
-    )
-    line = (n * layer.out_height + y) * layer.out_width
-    acc.store(
-        o.y,
-        lambda i, j: (line + x0 + i) * layer.out_channels + c0 + j,
-        relu6=layer.epilogue == "relu6",
-    )
+    def tile(
+        self,
+        layer: Layer,
+        target: Target,
+        o: Operands,
+        n: Any,
+        y: Index,
+        columns: tuple[Index, int],
+        channels: tuple[Index, int],
+    ) -> None:
+        """Emit the accumulators, the taps and the epilogue of one tile."""
+        (x0, tile_x), (c0, tile_n) = columns, channels
+        depth, window = layer.in_channels, layer.window
+        acc = RegisterTile(tile_x, tile_n, target.vector)
+        acc.fill(lambda row, j, lanes: load(o.bias, c0 + j, lanes))
+        first, height = y * window.stride, layer.height
+        inner = [ky for ky in range(3) if inside(first + (ky - window.before), height)]
+        convolve(
+            acc,
+            layer,
+            o.span,
+            (y, inner[0], o.span.opaque(inner[-1] + 1)),
+            (x0, tile_x),
+            lambda line, x, k: o.x[((n * layer.height + line) * layer.width + x) * depth + k],
+            lambda step, j, lanes: load(o.weight, c0 * 9 * depth + step * tile_n + j, lanes),
+        )
+        line = (n * layer.out_height + y) * layer.out_width
+        acc.store(
+            o.y,
+            lambda i, j: (line + x0 + i) * layer.out_channels + c0 + j,
+            relu6=layer.epilogue == "relu6",
+        )
 
 
 def convolve(

@@ -32,6 +32,8 @@ from mnv2_tvm.kernels.schedule import Operands, Schedule, distinct
 from mnv2_tvm.layer import Layer
 from mnv2_tvm.target import Target
 
+Order = Literal["cyx", "ycx", "yxc"]
+
 _MOST_TAPS = 9 * 16  # of one emitted body: larger tiles gain nothing and bloat the code
 
 
@@ -42,7 +44,7 @@ class Depthwise(Schedule):
     tile_y: int  # output rows of the register tile
     tile_x: int  # output columns
     tile_c: int  # channels, also of a weight panel
-    order: Literal["cyx", "ycx", "yxc"]  # outer loops, outermost first
+    order: Order  # outer loops, outermost first
 
     @classmethod
     def computes(cls, layer: Layer) -> bool:
@@ -54,7 +56,7 @@ class Depthwise(Schedule):
     def space(cls, layer: Layer, target: Target) -> list[Self]:
         """Tiles whose accumulators fit the register file beside an input and a weight vector."""
         points, lanes = [], target.vector.lanes(layer.dtype)
-        orders: tuple[Literal["cyx", "ycx", "yxc"], ...] = ("cyx", "ycx", "yxc")
+        orders: tuple[Order, ...] = ("cyx", "ycx", "yxc")
         columns = [c for c in (1, 2, 3, 4) if (c - 1) * lanes < layer.out_channels]
         rows = range(1, min(4, layer.out_height) + 1)
         widths = range(1, min(target.vector.registers, layer.out_width) + 1)
@@ -68,9 +70,9 @@ class Depthwise(Schedule):
             points.append(point)
         if not points:  # odd channel counts are cut into many narrow vectors
             points = [cls(1, 1, min(lanes, layer.out_channels), "yxc")]
-        return distinct(points, lambda point: point._nest(layer))
+        return distinct(points, lambda point: point.nest(layer))
 
-    def _nest(self, layer: Layer) -> tuple[object, ...]:
+    def nest(self, layer: Layer) -> tuple[object, ...]:
         """What the loops come to: the order of those with one tile does not matter."""
         counts = {
             "c": self._panels(layer),
@@ -167,51 +169,52 @@ class Depthwise(Schedule):
                 for second in loops[middle]():
                     for third in loops[inner]():
                         tile = {outer: first, middle: second, inner: third}
-                        _tile(layer, target, operands, n, tile["y"], tile["x"], tile["c"])
+                        self.tile(layer, target, operands, n, tile["y"], tile["x"], tile["c"])
+
+    def tile(
+        self,
+        layer: Layer,
+        target: Target,
+        o: Operands,
+        n: Any,
+        rows: tuple[Index, int],
+        columns: tuple[Index, int],
+        channels: tuple[Index, int],
+    ) -> None:
+        """Emit the accumulators, the taps and the epilogue of one tile."""
+        (y0, tile_y), (x0, tile_x), (c0, tile_c) = rows, columns, channels
+        stride, before, depth = layer.window.stride, layer.window.before, layer.out_channels
+        acc = RegisterTile(tile_y * tile_x, tile_c, target.vector)
+        acc.fill(lambda row, j, lanes: load(o.bias, c0 + j, lanes))
+
+        def pixel(dy: int, dx: int, c: int, lanes: int) -> Value | None:
+            y, x = y0 * stride + (dy - before), x0 * stride + (dx - before)
+            if not (inside(y, layer.height) and inside(x, layer.width)):
+                return None
+            return load(o.x, ((n * layer.height + y) * layer.width + x) * depth + c0 + c, lanes)
+
+        slide(
+            acc,
+            (tile_y, tile_x, stride),
+            pixel,
+            lambda tap, c, lanes: load(o.weight, c0 * 9 + tap * tile_c + c, lanes),
+        )
+        acc.store(
+            o.y,
+            lambda row, j: (
+                ((n * layer.out_height + y0 + row // tile_x) * layer.out_width + x0 + row % tile_x)
+                * depth
+                + c0
+                + j
+            ),
+            relu6=layer.epilogue == "relu6",
+        )
 
     def _row_tiles(self, layer: Layer) -> int:
         return tile_count(layer.out_height, self.tile_y)
 
     def _panels(self, layer: Layer) -> int:
         return tile_count(layer.out_channels, self.tile_c)
-
-
-def _tile(
-    layer: Layer,
-    target: Target,
-    o: Operands,
-    n: Any,
-    rows: tuple[Index, int],
-    columns: tuple[Index, int],
-    channels: tuple[Index, int],
-) -> None:
-    (y0, tile_y), (x0, tile_x), (c0, tile_c) = rows, columns, channels
-    stride, before, depth = layer.window.stride, layer.window.before, layer.out_channels
-    acc = RegisterTile(tile_y * tile_x, tile_c, target.vector)
-    acc.fill(lambda row, j, lanes: load(o.bias, c0 + j, lanes))
-
-    def pixel(dy: int, dx: int, c: int, lanes: int) -> Value | None:
-        y, x = y0 * stride + (dy - before), x0 * stride + (dx - before)
-        if not (inside(y, layer.height) and inside(x, layer.width)):
-            return None
-        return load(o.x, ((n * layer.height + y) * layer.width + x) * depth + c0 + c, lanes)
-
-    slide(
-        acc,
-        (tile_y, tile_x, stride),
-        pixel,
-        lambda tap, c, lanes: load(o.weight, c0 * 9 + tap * tile_c + c, lanes),
-    )
-    acc.store(
-        o.y,
-        lambda row, j: (
-            ((n * layer.out_height + y0 + row // tile_x) * layer.out_width + x0 + row % tile_x)
-            * depth
-            + c0
-            + j
-        ),
-        relu6=layer.epilogue == "relu6",
-    )
 
 
 def slide(

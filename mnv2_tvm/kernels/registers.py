@@ -12,11 +12,11 @@ from tvm import tirx
 from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
 
-from mnv2_tvm.dtype import F32
+from mnv2_tvm.dtype import F32, Dtype
 from mnv2_tvm.kernels.loops import Index
 from mnv2_tvm.target import Vector
 
-Value = Any  # a float32 TIR expression, scalar or vector
+Value = Any  # a TIR expression, scalar or vector
 
 
 def cut(channels: int, lanes: int) -> list[tuple[int, int]]:
@@ -52,14 +52,14 @@ def broadcast(value: Value, lanes: int) -> Value:
 
 
 class RegisterTile:
-    """float32 accumulators [rows, channels] in registers of the machine's vector unit."""
+    """Accumulators [rows, channels] in registers of the machine's vector unit."""
 
-    def __init__(self, rows: int, channels: int, vector: Vector) -> None:
+    def __init__(self, rows: int, channels: int, vector: Vector, dtype: Dtype = F32) -> None:
         self._rows = rows
         self._channels = channels
         self._machine = vector
-        self._vectors = cut(channels, vector.lanes(F32))
-        self._buffer = T.alloc_buffer((rows * channels,), "float32", scope="local")
+        self._vectors = cut(channels, vector.lanes(dtype))
+        self._buffer = T.alloc_buffer((rows * channels,), dtype.accumulator, scope="local")
         IRBuilder.name("acc", self._buffer)
 
     def fill(self, value: Callable[[int, int, int], Value]) -> None:
@@ -87,6 +87,12 @@ class RegisterTile:
         """Add the vector `value(channel, lanes)` to one row."""
         for channel, lanes in self._vectors:
             self._put(row, channel, lanes, self._get(row, channel, lanes) + value(channel, lanes))
+
+    def values(self, row: int) -> list[tuple[int, int, Value]]:
+        """[(first channel, lanes, vector)] of a row."""
+        return [
+            (channel, lanes, self._get(row, channel, lanes)) for channel, lanes in self._vectors
+        ]
 
     def scale(self, factor: float) -> None:
         """Multiply every value by `factor`."""

@@ -109,6 +109,10 @@ class Schedule(ABC):
             for parameter, array in zip(layer.parameters, parameters, strict=True)
         ]
 
+    def packed(self, layer: Layer) -> list[tuple[int, str]]:
+        """How many values each of these arrays has, and of which type."""
+        return [(prod(p.shape), p.storage) for p in layer.parameters]
+
     def pack_weight(self, weight: np.ndarray, widths: Sequence[int]) -> np.ndarray:
         """Weights [taps, in channels, out channels] of one part, cut into panels, flat."""
         panels = np.split(weight, np.cumsum(widths)[:-1], axis=2)
@@ -207,17 +211,17 @@ def _arguments(schedule: Schedule, layer: Layer, ahead_bytes: int) -> Iterator[O
     x = _declare("x", layer.input_shape, storage)
     several = len(layer.weighted) > 1
     views = [
-        _declare(f"{p.role}_{p.part}" if several else p.role, (prod(p.shape),), p.storage)
-        for p in parameters
+        _declare(f"{p.role}_{p.part}" if several else p.role, (size,), kind)
+        for p, (size, kind) in zip(parameters, schedule.packed(layer), strict=True)
     ]
     residual = None
     if layer.epilogue == "residual":
         residual = _declare("residual", layer.output_shape, storage)
     span = Span(T.arg("first", T.int32()), T.arg("last", T.int32()))
-    y = _declare("y", layer.output_shape, storage)
+    y = _declare("y", layer.output_shape, layer.output_storage)
     scratch = _declare("scratch", (floats,), "float32") if floats else None
     x_flat = x()
-    parts: list[dict[Role, Any]] = [{} for _ in layer.weighted]
+    parts: list[dict[Role, Any]] = [{} for _ in layer.parts]
     for parameter, view in zip(parameters, views, strict=True):
         parts[parameter.part][parameter.role] = view()
     yield Operands(
