@@ -254,10 +254,11 @@ def is_inside(path: str) -> bool:
 
 def _resolved(output: Path) -> Path:
     """Where a path leads. OSError for a circle of links."""
-    try:
-        return output.resolve()
-    except RuntimeError as error:
-        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP)) from error
+    with suppress(RuntimeError):  # of Python up to 3.12; later ones stay where the circle is
+        place = output.resolve()
+        if not place.is_symlink():
+            return place
+    raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
 
 
 def _flush(path: Path) -> None:

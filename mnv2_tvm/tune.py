@@ -19,7 +19,7 @@ from mnv2_tvm.host import crowd_warning
 from mnv2_tvm.host_target import HOST
 from mnv2_tvm.layer import Layer
 from mnv2_tvm.measure.progress import Progress
-from mnv2_tvm.measure.workers import pace
+from mnv2_tvm.measure.workers import WorkerPool, pace
 from mnv2_tvm.model import Architecture
 from mnv2_tvm.model.source import Source, SourceNetwork
 from mnv2_tvm.pipeline import network_blocks, network_layers
@@ -27,7 +27,7 @@ from mnv2_tvm.records.decisions import Decisions
 from mnv2_tvm.records.entries import Record
 from mnv2_tvm.records.machine import Machine
 from mnv2_tvm.records.tuning_log import TuningLog
-from mnv2_tvm.search.candidate_bench import Tally
+from mnv2_tvm.search.candidate_bench import BUILDERS, Tally
 from mnv2_tvm.search.in_network import RESERVE_S, InNetwork, measure_in_network
 from mnv2_tvm.search.layers import LayerSearch, known_layers, search_layers
 from mnv2_tvm.target import Target
@@ -84,6 +84,7 @@ def tune(
         progress.line(_opening(target, machine, searches, threads, log))
         for warning in crowd_warning(threads, device.cores()):
             progress.line(f"warning: {warning}")
+        builders = stack.enter_context(WorkerPool(BUILDERS))
         tally = search_layers(
             searches,
             target,
@@ -94,6 +95,7 @@ def tune(
             reserve_s=min(RESERVE_S * pace(), time_budget_s / 2),
             progress=progress,
             device=device,
+            builders=builders,
         )
         base = Decisions.load(target, threads, log_dir, machine.cpu)
         if known := base.told(one.name for one in wanted):
@@ -109,6 +111,7 @@ def tune(
             seed=seed,
             progress=progress,
             device=device,
+            builders=builders,
         )
     records = _records(measured, result, threads, machine)
     log.keep(records)

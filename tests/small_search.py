@@ -18,13 +18,14 @@ from mnv2_tvm.kernels import Schedule
 from mnv2_tvm.kernels.spaces import search_space
 from mnv2_tvm.layer import Layer
 from mnv2_tvm.measure.progress import Progress
+from mnv2_tvm.measure.workers import WorkerPool
 from mnv2_tvm.model import Architecture
 from mnv2_tvm.model.source import SourceNetwork
 from mnv2_tvm.pipeline import network_blocks, network_layers
 from mnv2_tvm.records.entries import Measurement
 from mnv2_tvm.records.machine import Machine
 from mnv2_tvm.records.tuning_log import MEASUREMENTS, TuningLog
-from mnv2_tvm.search.candidate_bench import Tally
+from mnv2_tvm.search.candidate_bench import BUILDERS, Tally
 from mnv2_tvm.search.layers import known_layers, search_layers
 from mnv2_tvm.target import Target
 from mnv2_tvm.tune import TuneReport, tune
@@ -58,9 +59,13 @@ def short_tune(target: Target, architecture: Architecture, **options: Any) -> Tu
 def measure_alone(layers: Iterable[Layer], target: Target, log: TuningLog, trials: int) -> Tally:
     """The first pass of a search alone: candidates, and no whole network."""
     searches = known_layers(list(layers), target, log, HERE)
-    with Progress(Console(file=StringIO()), 600.0) as progress, Here(lambda: target) as device:
+    with (
+        Progress(Console(file=StringIO()), 600.0) as progress,
+        Here(lambda: target) as device,
+        WorkerPool(BUILDERS) as builders,
+    ):
         options: dict[str, Any] = {"seed": 0, "reserve_s": 0.0, "progress": progress}
-        options["device"] = device
+        options |= {"device": device, "builders": builders}
         return search_layers(searches, target, log, HERE, trials=trials, **options)
 
 

@@ -15,6 +15,7 @@ from conftest import TINY, Built, ended
 from device_boards import wait_for_boards
 from fake_adb import write_fake_adb
 from rich.console import Console
+from small_search import short_tune
 from ssh_server import ssh_server
 
 from mnv2_tvm.bench import main as bench_main
@@ -22,7 +23,6 @@ from mnv2_tvm.devices.emulate.board import LocalBoards
 from mnv2_tvm.devices.rpc.tracker import Tracker
 from mnv2_tvm.run import main as run_main
 from mnv2_tvm.target import Target
-from mnv2_tvm.tune import tune
 
 LAYER = "f32-dwconv-3x3s1-8x8x*"
 WAYS = {
@@ -60,7 +60,9 @@ def ways(request: pytest.FixtureRequest, there: str) -> list[str]:
 def test_tune(ways: list[str], here: Target, tmp_path: Path) -> None:
     said = io.StringIO()
     console = Console(file=said, width=1000)
-    report = tune(here, TINY, trials=4, layer=LAYER, log_dir=tmp_path, on=ways, console=console)
+    report = short_tune(
+        here, TINY, trials=4, layer=LAYER, log_dir=tmp_path, on=ways, console=console
+    )
     assert report.tally.measured >= 4 and report.tally.failed == 0, said.getvalue()
     assert report.result.tuned_ms > 0
     assert all(0 < record.max_error < 1e-4 for record in report.records if record.schedule)

@@ -29,10 +29,12 @@ from without_torch import NO_TORCH
 
 import mnv2_tvm
 from mnv2_tvm.data import data_folder
+from mnv2_tvm.devices.here import Here
 from mnv2_tvm.errors import UserError
 from mnv2_tvm.failures import Kind
 from mnv2_tvm.kernels import default_schedule
 from mnv2_tvm.measure.progress import Progress
+from mnv2_tvm.measure.workers import WorkerPool
 from mnv2_tvm.records.tuning_log import RECORDS, TuningLog
 from mnv2_tvm.search.layers import known_layers, search_layers
 from mnv2_tvm.target import Target
@@ -55,9 +57,13 @@ def test_no_time_at_all_is_an_error(here: Target, tmp_path: Path) -> None:
     searches = known_layers(LAYERS, here, log, HERE)
     with (
         Progress(Console(file=output), 0.0) as progress,
+        Here(lambda: here) as device,
+        WorkerPool(1) as builders,
         pytest.raises(UserError, match="nothing could be measured; the time budget was used up"),
     ):
-        search_layers(searches, here, log, HERE, trials=1, seed=0, reserve_s=0.0, progress=progress)
+        options: dict[str, Any] = {"trials": 1, "seed": 0, "reserve_s": 0.0}
+        options |= {"progress": progress, "device": device, "builders": builders}
+        search_layers(searches, here, log, HERE, **options)
     assert "the time budget is used up" in output.getvalue()
 
 

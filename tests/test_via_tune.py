@@ -50,8 +50,8 @@ def tune_on(
 
 def test_tune_over_ssh(here: Target, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Here and on an emulated Raspberry Pi; nothing stays on the board."""
-    monkeypatch.setattr("mnv2_tvm.devices.program.board._ROUNDS", 2)
-    monkeypatch.setattr("mnv2_tvm.devices.program.board._RUNS", 3)
+    monkeypatch.setattr("mnv2_tvm.devices.program.device._ROUNDS", 2)
+    monkeypatch.setattr("mnv2_tvm.devices.program.device._RUNS", 3)
     (tmp_path / "ssh").mkdir()
     with ssh_server(tmp_path / "ssh") as server:
         monkeypatch.setenv("PATH", str(server.bin), prepend=":")

@@ -5,8 +5,7 @@
 | `target` | name of the target it was built for |
 | `machine`, `cpu_features` | what a host must have to run it |
 | `input_shape`, `output_shape`, `dtype` | [n, y, x, c] and [n, classes], `float32` |
-| `network` | its identity: kind, sizes, and the weights with their SHA-256, or their seed |
-| `width`, `resolution`, `classes` | the sizes again, as earlier readers know them |
+| `width`, `resolution`, `classes` | of the network |
 | `weights` | file name of the weights, network in it if there are several; or `random, seed N` |
 | `threads` | threads of a run, unless the caller sets another count |
 | `workspace_bytes`, `weight_bytes`, `code_bytes` | memory a run needs, bytes of weights and code |
@@ -15,6 +14,7 @@
 | `flops` | of one run; two a multiply-add |
 | `flops_share` | share of the FLOPs on `tuned`, `tuned elsewhere` and `default` kernels |
 | `layers` | in order: `name`, `flops`, `source`, `kernel` and its `decisions` |
+| `network` | its identity: kind, sizes, and the weights with their SHA-256, or their seed |
 | `format` | of this file; a reader of 1 ignores keys that it does not know |
 | `files` | SHA-256 of every other file of the build, by its path in the folder |
 

@@ -21,6 +21,7 @@ from mnv2_tvm.numbers import Floats
 
 if TYPE_CHECKING:  # TVM comes with these, and `run` does without
     from mnv2_tvm.measure.memory import Memory
+    from mnv2_tvm.measure.peak import PeakProbe
     from mnv2_tvm.records.machine import Machine
     from mnv2_tvm.target import Target
 
@@ -39,6 +40,7 @@ class HereNetwork:
     ) -> None:
         self._folder, self._cpus = folder, cpus
         cores = len(os.sched_getaffinity(0))  # asked for before this thread is bound to one
+        self._probe: PeakProbe | None = None
         self.network = loader.load(folder, threads)
         if cpus:
             self.network.pin(cpus)
@@ -77,11 +79,13 @@ class HereNetwork:
         from mnv2_tvm.measure.peak import PeakProbe
         from mnv2_tvm.target import Target
 
+        if self._probe is None:
+            self._probe = PeakProbe(Target.load(self.manifest.target))
         usable = os.sched_getaffinity(0)
         if self._cpus:
             os.sched_setaffinity(0, self._cpus)  # the probe's threads inherit this
         try:
-            return PeakProbe(Target.load(self.manifest.target)).gflop_per_s(self.threads)
+            return self._probe.gflop_per_s(self.threads)
         finally:
             if self._cpus:
                 os.sched_setaffinity(0, usable)

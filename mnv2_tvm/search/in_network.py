@@ -69,6 +69,7 @@ def measure_in_network(
     seed: int,
     progress: Progress,
     device: Device,
+    builders: WorkerPool,
 ) -> InNetwork:
     """Choose for each searched layer among its near-best; other layers follow `base`.
 
@@ -77,8 +78,8 @@ def measure_in_network(
     """
     wanted = variants(searches, blocks, base)
     network = (target, source.identity, threads)
-    with scratch_folder() as scratch, WorkerPool(2) as workers:
-        builds = _Builds(network, workers, progress)
+    with scratch_folder() as scratch:
+        builds = _Builds(network, builders, progress)
         until_s = (1 - _BUILD) * progress.left_s
         order = likely_first(wanted, blocks)
         folders = builds.build(wanted, order, scratch / "variants", until_s)

@@ -16,7 +16,7 @@ from mnv2_tvm.measure.workers import WorkerPool
 from mnv2_tvm.records.entries import RETRIED, Measurement
 from mnv2_tvm.records.machine import Machine, is_possible
 from mnv2_tvm.records.tuning_log import TuningLog
-from mnv2_tvm.search.candidate_bench import BUILDERS, CandidateBench, Tally
+from mnv2_tvm.search.candidate_bench import CandidateBench, Tally
 from mnv2_tvm.search.cost_model import CostModel
 from mnv2_tvm.target import Target
 
@@ -117,11 +117,12 @@ def search_layers(
     reserve_s: float,
     progress: Progress,
     device: Device,
+    builders: WorkerPool,
 ) -> Tally:
     """Measure batches, layer after layer, until all are done or the time is up but `reserve_s`.
 
-    On `device`, which is `machine`. Raises UserError with the first failure if there is no time for
-    any layer.
+    On `device`, which is `machine`; `builders` compile. Raises UserError with the first failure if
+    there is no time for any layer.
     """
     model, draw, tally = CostModel(target, seed), random.Random(seed), Tally()
 
@@ -129,7 +130,7 @@ def search_layers(
         """All of it until there is a measurement, without which the reserve is of no use."""
         return max(0.0, progress.left_s - (reserve_s if tally.measured else 0))
 
-    with scratch_folder() as scratch, WorkerPool(BUILDERS) as builders:
+    with scratch_folder() as scratch:
         bench = CandidateBench(target, log, machine, scratch, builders, device, tally, left_s)
         while active := [s for s in searches if not s.done(trials)]:
             known = [[*search.times.values(), *search.elsewhere] for search in searches]

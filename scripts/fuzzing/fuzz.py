@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Annotated
 
 import file_parsers
+import int8_parsers
 import rpc_parsers
 import text_parsers
 import typer
@@ -35,7 +36,8 @@ _MANIFEST = "manifest.json"
 
 def _chosen(only: list[str] | None, built: Path | None, scratch: Path) -> list[Parser]:
     """The parsers with a name that contains one of `only`, by default all."""
-    parsers = [*file_parsers.PARSERS, *text_parsers.PARSERS, *rpc_parsers.PARSERS]
+    groups = (file_parsers, int8_parsers, text_parsers, rpc_parsers)
+    parsers = [parser for group in groups for parser in group.PARSERS]
     wanted = only or [""]
     chosen = [p for p in parsers if any(word in p.name for word in wanted)]
     if any(word in _MANIFEST for word in wanted):
