@@ -6,8 +6,9 @@
     p = clamp(rne(scaled))                                              residual: in its own scale,
     y = clamp(rne(fma(p, p_factor, f32((x - x_zero) * x_factor))) + y_zero)     from least to most
 
-`rne` rounds to the nearest integer, ties to even. The fused multiply-add is said by name: LLVM
-would contract other sums as well, which rounds once where two roundings are meant.
+`rne` rounds to the nearest integer, ties to even; what it rounds is below 2**31, to which whoever
+makes the multipliers sees. The fused multiply-add is said by name: LLVM would contract other sums
+as well, which rounds once where two roundings are meant.
 """
 
 from itertools import groupby
