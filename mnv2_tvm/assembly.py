@@ -15,7 +15,9 @@ from mnv2_tvm.target import Target
 
 # x86, AArch64 and ARMv7 with vector operands, Cortex-M; moves, loads and broadcasts are no
 # arithmetic.
-_FMA = re.compile(r"vpdpbusd|vpmaddwd|vfn?m(add|sub)\d*ps|fml[as]\s+v|vfm[as]\.f32|vml[as]\.f32")
+_FMA = re.compile(
+    r"vpdpbusd|vpmaddwd|sdot\s|vfn?m(add|sub)\d*ps|fml[as]\s+v|vfm[as]\.f32|vml[as]\.f32"
+)
 _OTHER = re.compile(
     r"vp(add|sub|and|or|s[rl]l|sra|max|min|shuf|unpck|pack|mov[sz]x)"
     r"|v(add|sub|mul|max|min|div)ps|f(add|sub|mul|max|min|maxnm|minnm|div)\s+v"

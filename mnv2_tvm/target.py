@@ -51,7 +51,7 @@ class Codegen(
 class Dot:
     """The instruction that sums products of neighbouring values in a lane, by the arithmetic."""
 
-    qs8: Literal["vpdpbusd", "vpmaddwd"] | None = None  # None: no kernel of such layers
+    qs8: Literal["vpdpbusd", "vpmaddwd", "sdot"] | None = None  # None: no kernel of such layers
 
 
 @dataclass(frozen=True)

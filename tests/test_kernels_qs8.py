@@ -1,81 +1,25 @@
 """Quantised kernels: the bits of the definition, for shapes in every relation to the vectors."""
 
 import functools
-import random
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import pytest
+from byte_layers import LAYERS, each_layer, each_target, each_target_here, schedules
 from byte_runner import ByteLibrary, ByteOperands, numpy_result
-from conftest import machines, skip_if_not_runnable
+from conftest import skip_if_not_runnable
 
 from mnv2_tvm.assembly import assembly, hot_loop
 from mnv2_tvm.dtype import F32, QS8
 from mnv2_tvm.errors import UserError
-from mnv2_tvm.kernels import Schedule, default_schedule, kernels_for
+from mnv2_tvm.kernels import default_schedule, kernels_for
 from mnv2_tvm.kernels.dots import DOTS
 from mnv2_tvm.kernels.loops import tile_count
 from mnv2_tvm.kernels.pointwise_dot import PointwiseDot
 from mnv2_tvm.kernels.spaces import search_space
 from mnv2_tvm.layer import Layer
 from mnv2_tvm.target import Target
-
-SAMPLES = 5  # points of each space beside the default
-
-# Inputs of one and of many words, with left-over values; channels ==, %, < and > the vectors.
-LAYERS = (
-    "qs8-pwconv-4x4x16-16",
-    "qs8-pwconv-5x7x8-32-linear",
-    "qs8-pwconv-3x3x12-5-residual",
-    "qs8-pwconv-2x2x7-59",
-    "qs8-pwconv-7x5x24-24-residual",
-    "qs8-pwconv-2x3x5x17-81-residual",
-    "qs8-pwconv-1x1x40-161-linear",
-    "qs8-pwconv-2x3x3-1",
-    "qs8-pwconv-3x1x1-2-linear",
-    "qs8-pwconv-1x1x133-45-logits",
-    "qs8-pwconv-2x1x1x32-8-logits",
-    "qs8-pwconv-6x6x96-144",
-    "qs8-dwconv-3x3s1-8x8x16",
-    "qs8-dwconv-3x3s2-9x11x40",
-    "qs8-dwconv-3x3s1-5x7x13-linear",
-    "qs8-dwconv-3x3s2-11x9x67",
-    "qs8-dwconv-3x3s1-1x1x32",
-    "qs8-dwconv-3x3s2-2x2x7",
-    "qs8-dwconv-3x3s1-2x3x144",  # more panels than rows
-    "qs8-dwconv-3x3s2p0x1-2x8x8x24",
-    "qs8-conv-3x3s2-9x11x3-16",
-    "qs8-conv-3x3s1-8x8x3-32-linear",
-    "qs8-conv-3x3s1-5x7x1-5",
-    "qs8-conv-3x3s2-1x1x3-24",
-    "qs8-conv-3x3s2-2x3x3x3-11",
-    "qs8-conv-3x3s1-2x2x4-3",
-    "qs8-conv-3x3s2p0x1-12x12x3-24",
-    "qs8-avgpool-7x7x32",
-    "qs8-avgpool-2x3x5x13",
-    "qs8-avgpool-1x1x83",
-    "qs8-avgpool-33x33x8",  # sums past 16 bits
-)
-
-
-def with_a_dot() -> list[Target]:
-    """Targets whose file names the instruction for quantised layers."""
-    return [t for t in map(Target.load, machines()) if t.vector.dot.qs8 is not None]
-
-
-each_layer = pytest.mark.parametrize("name", LAYERS)
-each_target = pytest.mark.parametrize("target", with_a_dot(), ids=lambda target: target.name)
-
-
-@functools.cache
-def schedules(name: str, target: Target) -> list[Schedule]:
-    """The default and a few others, of every kernel; the same in every run."""
-    layer = Layer.parse(name)
-    default = default_schedule(layer, target)
-    others = [p for p in search_space(layer, target) if p != default]
-    few = random.Random(name).sample(others, min(SAMPLES, len(others)))
-    return [default, *few]
 
 
 @functools.cache
@@ -99,7 +43,7 @@ def check(name: str, target: Target, operands: ByteOperands) -> None:
             )
 
 
-@each_target
+@each_target_here
 @each_layer
 def test_kernels_have_the_bits_of_the_definition(name: str, target: Target) -> None:
     skip_if_not_runnable(target)
@@ -110,7 +54,7 @@ def test_kernels_have_the_bits_of_the_definition(name: str, target: Target) -> N
         assert {0, 255} < set(wanted.reshape(-1).tolist()), "both bounds are met, and more"
 
 
-@each_target
+@each_target_here
 @pytest.mark.parametrize("name", ["qs8-pwconv-2x2x7-59", "qs8-pwconv-1x1x133-45-logits"])
 def test_the_largest_sums_are_exact(name: str, target: Target) -> None:
     """Inputs of 255 by weights of +-127: where instructions saturate, this shows."""
@@ -124,7 +68,7 @@ def test_the_largest_sums_are_exact(name: str, target: Target) -> None:
         check(name, target, operands)
 
 
-@each_target
+@each_target_here
 @pytest.mark.parametrize("name", ["qs8-dwconv-3x3s2-11x9x67", "qs8-pwconv-3x3x12-5-residual"])
 def test_biases_may_be_larger_than_float32_is_exact(name: str, target: Target) -> None:
     """Of channels whose weights are next to nothing beside their bias."""
@@ -136,7 +80,7 @@ def test_biases_may_be_larger_than_float32_is_exact(name: str, target: Target) -
     check(name, target, operands)
 
 
-@each_target
+@each_target_here
 @each_layer
 def test_threads_may_share_the_tasks(name: str, target: Target) -> None:
     """Whoever does a task, and in whichever order, the bits are the same, and nobody else's."""
@@ -221,7 +165,7 @@ def test_far_weights_are_fetched_a_panel_ahead() -> None:
         assert "prefetch" in str(schedule.emit(layer, target, ahead_bytes=2**20))
 
 
-@each_target
+@each_target_here
 def test_four_vectors_of_a_depthwise_panel_too(target: Target) -> None:
     """More channels than a sample of small layers is sure to have side by side."""
     skip_if_not_runnable(target)

@@ -4,8 +4,9 @@ import functools
 
 import numpy as np
 import pytest
+from byte_layers import each_target_here
 from byte_runner import ByteLibrary, ByteOperands
-from conftest import machines, skip_if_not_runnable
+from conftest import skip_if_not_runnable
 from quantised_networks import PIXELS, images_of, quantised
 
 from mnv2_tvm.kernels import default_schedule
@@ -18,7 +19,6 @@ from mnv2_tvm.target import Target
 
 SMALL = Architecture(0.35, 96, classes=10)
 NETWORK = quantised(SMALL)
-TARGETS = [t for t in map(Target.load, machines()) if t.vector.dot.qs8 is not None]
 
 
 @functools.cache
@@ -37,7 +37,7 @@ def library(layer: Layer, target: Target) -> ByteLibrary:
     return ByteLibrary(layer, target, [default_schedule(layer, target)])
 
 
-@pytest.mark.parametrize("target", TARGETS, ids=lambda target: target.name)
+@each_target_here
 @pytest.mark.parametrize("layer", NETWORK.layers, ids=lambda layer: layer.name)
 def test_a_kernel_gives_the_bits_of_the_reference(layer: QuantisedLayer, target: Target) -> None:
     skip_if_not_runnable(target)

@@ -24,6 +24,8 @@ from mnv2_tvm.kernels.schedule import Schedule
 from mnv2_tvm.layer import Layer, Parameter
 from mnv2_tvm.target import Target, Vector
 
+_SMALLEST = 4  # int32 of a vector: 128 bits
+
 
 class DotTile:
     """int32 sums [rows, channels], each row in vectors of `lanes`."""
@@ -92,7 +94,8 @@ class DotPacked(Schedule):
         name, full = target.vector.dot.qs8, target.vector.lanes(QS8)
         assert name is not None
         fewer = tile_count(layer.out_channels, full // 2) < 2 * tile_count(layer.out_channels, full)
-        return [(name, full), (name, full // 2)] if fewer else [(name, full)]
+        halves = fewer and full > _SMALLEST
+        return [(name, full), (name, full // 2)] if halves else [(name, full)]
 
     def sums_and_operands(self, rows: int, channels: int) -> int:
         """Registers of a tile: sums, a row of weight vectors, and a pixel."""
@@ -132,10 +135,10 @@ class DotPacked(Schedule):
 
     def pack(self, layer: Layer, parameters: Sequence[np.ndarray]) -> list[np.ndarray]:
         """The arrays of `layer.parameters`, those of channels panel after panel."""
-        return [
-            self._pack(layer, parameter, array)
-            for parameter, array in zip(layer.parameters, parameters, strict=True)
-        ]
+        own = {p.role: array for p, array in zip(layer.parameters, parameters, strict=True)}
+        missing = DOTS[self.dot].less * own["weight"].sum(axis=(0, 1), dtype=np.int64)
+        own["bias"] = (own["bias"] + missing).astype(own["bias"].dtype)
+        return [self._pack(layer, parameter, own[parameter.role]) for parameter in layer.parameters]
 
     def _pack(self, layer: Layer, parameter: Parameter, array: np.ndarray) -> np.ndarray:
         if parameter.role in ("zeros", "addition"):

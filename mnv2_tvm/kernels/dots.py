@@ -4,6 +4,7 @@ A step of a reduction takes a word of four values from each pixel, the same in e
 weights of each channel. It is exact: no instruction that saturates is used.
 
     vpdpbusd    one instruction: acc += the sum of four products
+    sdot        the same of int8 by int8: inputs are taken less 128, which the bias makes good
     vpmaddwd    on pairs of int16: even and odd values of the word are parted by a mask and a
                 shift, once for all channels; the weights are widened, once for all pixels
 """
@@ -17,7 +18,7 @@ from mnv2_tvm.kernels.registers import Value, load
 
 WORD = 4  # values of k in a step
 
-DotName = Literal["vpdpbusd", "vpmaddwd"]  # as target files name them
+DotName = Literal["vpdpbusd", "vpmaddwd", "sdot"]  # as target files name them
 
 
 class Dot(ABC):
@@ -30,6 +31,7 @@ class Dot(ABC):
     for_each_weight: int  # and for a vector of channels
     pixel_registers: int  # that a pixel takes, with constants
     weight_registers: int  # and the weights of a vector of channels
+    less: int = 0  # what each input is taken less
 
     @abstractmethod
     def pixel(self, word: Value, lanes: int) -> Any:
@@ -97,7 +99,32 @@ class Vpmaddwd(Dot):
         return acc
 
 
-DOTS: dict[DotName, Dot] = {"vpdpbusd": Vpdpbusd(), "vpmaddwd": Vpmaddwd()}
+class Sdot(Dot):
+    """Armv8.2 with the dot product."""
+
+    groups = ((0, 1, 2, 3),)
+    arithmetic = 1
+    latency = 4
+    for_each_pixel = for_each_weight = 0
+    pixel_registers, weight_registers = 2, 1
+    less = 128
+
+    def pixel(self, word: Value, lanes: int) -> Any:
+        """The word in every lane; a byte less 128 is the byte with another highest bit."""
+        turned = T.bitwise_xor(T.broadcast(word, lanes), T.broadcast(T.int32(-0x7F7F7F80), lanes))
+        return T.reinterpret(f"int8x{WORD * lanes}", turned)
+
+    def weights(self, buffer: Any, index: Any, lanes: int) -> Any:
+        """As they lie in memory."""
+        return load(buffer, index, WORD * lanes)
+
+    def add(self, acc: Value, pixel: Any, weights: Any, lanes: int) -> Value:
+        """One instruction."""
+        name = "llvm.aarch64.neon.sdot.v4i32.v16i8"
+        return T.call_llvm_pure_intrin(f"int32x{lanes}", name, acc, weights, pixel)
+
+
+DOTS: dict[DotName, Dot] = {"vpdpbusd": Vpdpbusd(), "vpmaddwd": Vpmaddwd(), "sdot": Sdot()}
 
 
 def word(buffer: Any, index: Any) -> Value:
