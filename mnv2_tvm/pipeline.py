@@ -17,10 +17,12 @@ from mnv2_tvm.passes.describe_layer import describe_layer
 from mnv2_tvm.passes.emit_network import emit_network
 from mnv2_tvm.passes.find_blocks import operations
 from mnv2_tvm.passes.fuse_layers import fuse_layers
+from mnv2_tvm.passes.list_quantised import list_quantised
 from mnv2_tvm.passes.list_steps import Step, Tensor, ends, list_steps
 from mnv2_tvm.passes.lower_kernels import lower_kernels
 from mnv2_tvm.passes.plan_memory import Plan, plan_memory
 from mnv2_tvm.passes.select_kernels import Choose, select_kernels
+from mnv2_tvm.quantise.network import QuantisedNetwork
 from mnv2_tvm.target import Target
 
 
@@ -97,6 +99,20 @@ def compile_network(
         compilation = phase(compilation)
         if dump is not None:
             _dump(compilation.module, dump / f"{number}_{name}.py")
+    return compilation
+
+
+def compile_quantised(network: QuantisedNetwork, target: Target, choose: Choose) -> Compilation:
+    """The phases from `plan_memory` on, for a network that is a list of layers already.
+
+    Raises UserError where no kernel of the target takes a layer.
+    """
+    listed, x, y = list_quantised(network, target, choose)
+    steps, weights = tuple(listed.steps), bytes(listed.blob.data)
+    compilation = Compilation(listed.module, target, choose, steps, weights, (x,), (y,))
+    names = [name for name, _ in PHASES]
+    for _, phase in PHASES[names.index("plan_memory") :]:
+        compilation = phase(compilation)
     return compilation
 
 

@@ -71,7 +71,7 @@ def list_steps(mod: tvm.IRModule) -> tuple[tuple[Step, ...], bytes]:
         )
         for step in reader.steps
     ]
-    return tuple(steps), bytes(reader.blob)
+    return tuple(steps), bytes(reader.blob.data)
 
 
 def ends(mod: tvm.IRModule) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
@@ -106,12 +106,26 @@ def _tensors(name: str, variables: Sequence[Any]) -> tuple[Tensor, ...]:
     )
 
 
+class Blob:
+    """All constants of a network, one behind another."""
+
+    def __init__(self) -> None:
+        self.data = bytearray()
+
+    def place(self, array: np.ndarray) -> int:
+        """Add an array, aligned and of little-endian values; its offset in bytes."""
+        self.data.extend(bytes(aligned(len(self.data)) - len(self.data)))
+        offset = len(self.data)
+        self.data.extend(array.astype(array.dtype.newbyteorder("<")).tobytes())
+        return offset
+
+
 class _Reader:
     def __init__(self, mod: tvm.IRModule) -> None:
         self._mod = mod
         self.names: dict[Any, str] = {}
         self.steps: list[Step] = []
-        self.blob = bytearray()
+        self.blob = Blob()
 
     def read(self, binding: Any) -> None:
         value = binding.value
@@ -139,14 +153,8 @@ class _Reader:
                 kernel=name.name_hint,
                 tasks=int(kernel.attrs["tasks"]),
                 reads=tuple(tensors),
-                weights=tuple(self._place(constant.value.numpy()) for constant in constants),
+                weights=tuple(self.blob.place(constant.value.numpy()) for constant in constants),
                 y=y,
                 scratch_bytes=4 * int(kernel.attrs["scratch_floats"]),
             )
         )
-
-    def _place(self, array: np.ndarray) -> int:
-        self.blob.extend(bytes(aligned(len(self.blob)) - len(self.blob)))
-        offset = len(self.blob)
-        self.blob.extend(array.astype(array.dtype.newbyteorder("<")).tobytes())
-        return offset
