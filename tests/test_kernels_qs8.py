@@ -2,10 +2,12 @@
 
 import functools
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import tvm
 from byte_layers import LAYERS, each_layer, each_target, each_target_here, schedules
 from byte_runner import ByteLibrary, ByteOperands, numpy_result
 from conftest import skip_if_not_runnable
@@ -19,6 +21,8 @@ from mnv2_tvm.kernels.loops import tile_count
 from mnv2_tvm.kernels.pointwise_dot import PointwiseDot
 from mnv2_tvm.kernels.spaces import search_space
 from mnv2_tvm.layer import Layer
+from mnv2_tvm.measure.candidate import build_candidate
+from mnv2_tvm.passes.packed_entry import ENTRY
 from mnv2_tvm.target import Target
 
 
@@ -177,3 +181,18 @@ def test_four_vectors_of_a_depthwise_panel_too(target: Target) -> None:
         np.testing.assert_array_equal(
             kernels.run(index, operands, 0x5A), numpy_result(layer, operands), str(schedule)
         )
+
+
+@each_target_here
+@pytest.mark.parametrize("name", ["qs8-pwconv-3x3x12-5-residual", "qs8-pwconv-1x1x133-45-logits"])
+def test_tvm_can_load_a_kernel_alone(name: str, target: Target, tmp_path: Path) -> None:
+    skip_if_not_runnable(target)
+    layer = Layer.parse(name)
+    schedule, operands = default_schedule(layer, target), ByteOperands.random(layer)
+    library = build_candidate(layer, schedule, target, tmp_path / "kernel.so")
+    inputs = [operands.x, *schedule.pack(layer, operands.parameters)]
+    if operands.residual is not None:
+        inputs.append(operands.residual)
+    y = tvm.runtime.tensor(np.zeros(layer.output_shape, layer.output_storage))
+    tvm.runtime.load_module(str(library))[ENTRY](*map(tvm.runtime.tensor, inputs), y)
+    np.testing.assert_array_equal(y.numpy(), numpy_result(layer, operands))

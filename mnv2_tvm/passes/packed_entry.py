@@ -39,7 +39,7 @@ def _entry(kernel: Any, name: Any, target: Target) -> Any:
             arguments = [
                 bounds[parameter.name]
                 if parameter.name in bounds
-                else T.arg(parameter.name, T.buffer(parameter.ty.shape, "float32")).data
+                else T.arg(parameter.name, T.buffer(parameter.ty.shape, parameter.ty.dtype)).data
                 for parameter in kernel.params
             ]
             T.evaluate(ir.Call(name, arguments, ret_ty=ir.PrimType("int32")))
