@@ -57,8 +57,11 @@ KNOWN = {
 
 
 def zig_cc(machine: str, program: Path, *arguments: object) -> Path:
-    """Compile a static program for a machine, with musl; optimised, it would use vectors itself."""
-    flags = ["-target", TRIPLES[machine], "-static", "-fno-sanitize=all", "-o", program]
+    """Compile a static program for a machine, with musl; optimised, it would use vectors itself.
+
+    Stripped, as our own programs are: else zig would build another musl for it.
+    """
+    flags = ["-target", TRIPLES[machine], "-static", "-s", "-fno-sanitize=all", "-o", program]
     run(sys.executable, "-m", "ziglang", "cc", *flags, *arguments)
     return program
 
