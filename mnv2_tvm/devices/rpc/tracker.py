@@ -155,8 +155,8 @@ def _absent(address: tuple[str, int], why: str) -> DeviceError:
     return DeviceError(
         Kind.LINK,
         f"no tracker at {address_text(*address)} ({why}); start one there with python -m "
-        f"mnv2_tvm.device tracker --port {address[1]}, or give its address with --tracker "
-        "HOST:PORT",
+        f"mnv2_tvm.device tracker --port {address[1]}, or give the address "
+        "HOST:PORT of another",
     )
 
 
