@@ -74,7 +74,17 @@ def test_bench_and_run(
     images = tiny.network.images(0)
     np.save(tmp_path / "x.npy", images)
     for way in ways:
-        words = ["--library", tiny.folder, "--on", way, "--runs", "5", "--per-layer"]
+        words = [
+            "--library",
+            tiny.folder,
+            "--on",
+            way,
+            "--runs",
+            "5",
+            "--warmup",
+            "0",
+            "--per-layer",
+        ]
         code, _, errors = ended(capsys, bench_main, *words, "--json", tmp_path / "out.json")
         assert code == 0, errors
         result = json.loads((tmp_path / "out.json").read_text())

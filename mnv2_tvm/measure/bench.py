@@ -55,7 +55,8 @@ def measure(
         error = check_library(folder, network, source, images)
         memory = network.memory()
         before = network.peak_gflop_per_s()
-        network.times_s(images, plan.warmup)
+        if plan.warmup:
+            network.times_s(images, plan.warmup)
         rounds, states = _rounds(network, images, plan.runs)
         samples = network.layers_s(images, plan.runs) if plan.per_layer else np.empty((0, 0))
         peak = max(before, network.peak_gflop_per_s())

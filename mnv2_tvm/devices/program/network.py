@@ -63,8 +63,6 @@ class ProgramNetwork:
 
     def times_s(self, images: Floats, runs: int) -> list[float]:
         """Seconds of single runs, of which one more warms up the process."""
-        if not runs:
-            return []
         words = ["--runs", str(runs), "--warmup", "1"]
         report = self._run(images, words, runs=runs + 1, times=runs)
         self._run_s = min(self._run_s, _SLACK * 1e-3 * max(report.times_ms))
