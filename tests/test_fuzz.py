@@ -20,7 +20,7 @@ import sandbox
 from mutate import bend, damage, to_json, to_toml
 
 SCRIPT = Path(sandbox.__file__).with_name("fuzz.py")
-INPUTS = 75
+INPUTS = 150
 
 
 def test_no_parser_is_brought_down(build_once: BuildOnce, tmp_path: Path) -> None:
